@@ -1,0 +1,1 @@
+"""The kilter command, one module a verb."""

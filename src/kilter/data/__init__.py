@@ -1,0 +1,1 @@
+"""Records, subsets, templates and token ids."""

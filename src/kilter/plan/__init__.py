@@ -1,0 +1,1 @@
+"""What will run: the graph of stages, their keys, and estimates."""

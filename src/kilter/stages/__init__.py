@@ -1,0 +1,1 @@
+"""The registry of stages, and what each one runs."""

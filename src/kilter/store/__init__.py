@@ -1,0 +1,1 @@
+"""Where results live: manifests, objects and their transfer."""

@@ -1,0 +1,1 @@
+"""Pretraining, SFT, reference log-probabilities and alignment."""
