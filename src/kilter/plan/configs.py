@@ -117,8 +117,27 @@ class EvaluateConfig(Model):
     max_new_tokens: int | None = None
 
 
+class ReportModel(Model):
+    """A model of the study as the report names it."""
+
+    result: str
+    """`stage/key`."""
+    name: str
+    role: str
+    scenario: str | None
+    method: str | None
+    variant: str
+    size: int | str | None
+    seed: int | None
+    parent: str | None
+    scores: dict[str, str]
+    """Evaluate results by benchmark."""
+    generations: str | None
+
+
 class ReportConfig(Model):
-    """The report of a study. Inputs: every stage of its plan."""
+    """The report of a study. Inputs: every result of its plan."""
 
     study: dict[str, Any]
-    """The study as it was understood: names, grid and comparisons."""
+    """The study as it was understood, without its store."""
+    models: tuple[ReportModel, ...]

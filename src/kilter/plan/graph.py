@@ -76,6 +76,15 @@ class Plan:
     models: "tuple[PlannedModel, ...]"
     """Every model of the study with what is known of it, in the order of the report."""
     warnings: tuple[str, ...] = ()
+    report: Reference | None = None
+    """The node that renders the report; it stands last."""
+    rows_known: bool = True
+    """False where a size `all` waits for the preference data to be ingested before its shards can be planned."""
+
+    def only(self, stages: "frozenset[str]") -> "Plan":
+        """Return the part of the plan that consists of these stages."""
+        kept = {reference: node for reference, node in self.nodes.items() if reference.stage in stages}
+        return Plan(kept, (), self.warnings, rows_known=self.rows_known)
 
     def __iter__(self) -> "Iterator[tuple[Reference, Node]]":
         return iter(self.nodes.items())

@@ -1,0 +1,41 @@
+"""`kilter export`: brings a model out of the store."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kilter.cli.arguments import StoreUri, default_store
+from kilter.cli.console import print_note
+from kilter.errors import WrongInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(name="export", epilog="Example: kilter export sft/dpo/1500/seed0 --to my-model")(export)
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or the beginning of its key.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write; must be empty or new.")],
+    store: StoreUri = None,
+) -> None:
+    """Write a model's safetensors, tokenizer and chat template into a folder, with where they come from."""
+    from kilter.stages.find import find_result
+    from kilter.stages.models import MODEL
+    from kilter.store.store import Store
+
+    opened = Store.open(default_store(store))
+    reference = find_result(opened, model)
+    manifest = opened.manifest(reference)
+    if manifest is None:
+        raise WrongInput(f"{reference.short} has not been made yet")
+    if not any(item.name.startswith(MODEL) for item in manifest.objects):
+        raise WrongInput(f"{reference.short} ({manifest.label}) is not a model; models come from {', '.join(('ingest', 'pretrain', 'sft', 'align'))}")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise WrongInput(f"{to} is not an empty folder; choose another")
+    folder = opened.fetch(manifest, [MODEL]) / "model"
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    (to / "kilter-manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    print_note(f"Wrote {manifest.label} ({reference.short}) to {to}")

@@ -1,0 +1,20 @@
+"""`kilter validate`: checks a study file."""
+
+import typer
+
+from kilter.cli.arguments import StudyPath, read_study
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(name="validate", epilog="Example: kilter validate studies/demo.yaml")(validate)
+
+
+def validate(study: StudyPath) -> None:
+    """Check a study file and show all that is wrong with it, each with its fix."""
+    from kilter.backends.planning import plan_study
+
+    opened = read_study(study, None)
+    plan = plan_study(opened.study, opened.folder, online=False)
+    aligned = sum(model.role == "aligned" for model in plan.models)
+    print(f"{study} is a valid study: {aligned} aligned models, {len(opened.study.benchmarks)} benchmarks, {len(plan.nodes)} stages")

@@ -1,0 +1,171 @@
+"""Runs stages in this process: under a lease, in an attempt of their own, ending in a manifest or an error."""
+
+import os
+import resource
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kilter.errors import KilterError, Preempted, StageFailed
+from kilter.plan.graph import Reference, key_of
+from kilter.stages.context import StageContext
+from kilter.stages.events import Event, StageProgress
+from kilter.stages.registry import stage_kind
+from kilter.store.checkpoints import resume_state, signing_key
+from kilter.store.lease import acquire, holder
+from kilter.store.manifest import Manifest, Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kilter.stages.events import Listener
+    from kilter.store.lease import Lease
+    from kilter.store.manifest import Request
+    from kilter.store.store import Attempt, Store
+
+_LEASE_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one stage ended."""
+
+    reference: Reference
+    manifest: Manifest | None
+    error: str | None = None
+    preempted: bool = False
+
+
+def execute(
+    store: "Store", references: "Sequence[Reference]", listener: "Listener", stop: "Callable[[], bool]"
+) -> list[Outcome]:
+    """Run stages one after another in this process, sharing what they can, such as a loaded model.
+
+    A stage whose manifest is there is not run. A stage that fails leaves the others running; one that was told to
+    stop ends the rest.
+    """
+    shared: dict[str, Any] = {}
+    outcomes: list[Outcome] = []
+    for reference in references:
+        outcome = _run_one(store, reference, listener, stop, shared)
+        outcomes.append(outcome)
+        if outcome.preempted:
+            break
+    return outcomes
+
+
+def _run_one(
+    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]", shared: dict[str, Any]
+) -> Outcome:
+    began = time.monotonic()
+    try:
+        lease = _lease_or_manifest(store, reference, listener, stop)
+        if isinstance(lease, Manifest):
+            listener(Event("reused", reference.stage, reference.key))
+            return Outcome(reference, lease)
+        with lease:
+            # The holder before us may have committed between our look and our lease.
+            manifest = store.manifest(reference) or _attempt(store, reference, listener, stop, shared)
+    except Preempted as error:
+        listener(Event("preempted", reference.stage, reference.key, message=str(error)))
+        return Outcome(reference, None, str(error), preempted=True)
+    except KilterError as error:
+        listener(Event("failed", reference.stage, reference.key, message=str(error)))
+        print(f"{reference.short} failed: {error}", file=sys.stderr)
+        return Outcome(reference, None, str(error))
+    except Exception as error:  # a library's own error must fail its stage, not the stages beside it
+        message = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
+        listener(Event("failed", reference.stage, reference.key, message=message))
+        return Outcome(reference, None, message)
+    listener(Event("done", reference.stage, reference.key, seconds=time.monotonic() - began))
+    return Outcome(reference, manifest)
+
+
+def _lease_or_manifest(
+    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]"
+) -> "Lease | Manifest":
+    """Wait until the result is there or the right to make it is ours, whichever comes first."""
+    told = None
+    while True:
+        manifest = store.manifest(reference)
+        if manifest is not None:
+            return manifest
+        lease = acquire(store, reference)
+        if lease is not None:
+            return lease
+        if stop():
+            raise Preempted(f"stopped while another process was making {reference.short}")
+        other = holder(store, reference)
+        if other is not None and other != told:
+            told = other
+            listener(Event("waiting", reference.stage, reference.key, message=f"{other.host} process {other.pid} is making it"))
+        time.sleep(_LEASE_POLL_SECONDS)
+
+
+def _attempt(
+    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]", shared: dict[str, Any]
+) -> Manifest:
+    kind = stage_kind(reference.stage)
+    request = _checked_request(store, reference)
+    attempt = store.begin(reference)
+    listener(Event("started", reference.stage, reference.key, attempt=attempt.identifier))
+    started = datetime.now(UTC)
+    clock, cpu = time.monotonic(), time.process_time()
+    resume = resume_state(store, attempt, signing_key(os.environ, _config_home()))
+    context = StageContext(
+        store=store,
+        request=request,
+        config=kind.config.model_validate(request.config),
+        inputs={role: _reference(name) for role, name in request.inputs.items()},
+        output=attempt.directory,
+        progress=StageProgress(listener, reference),
+        stop=stop,
+        resume=resume,
+        shared=shared,
+    )
+    summary = _run(kind.load(), context, store, attempt)
+    resources = Resources(
+        seconds=time.monotonic() - clock,
+        cpu_seconds=time.process_time() - cpu,
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        tokens=summary.get("tokens"),
+    )
+    manifest = store.commit(attempt, request, summary, started, resources)
+    resume.clear()
+    return manifest
+
+
+def _run(
+    run: "Callable[[StageContext], dict[str, Any]]", context: StageContext, store: "Store", attempt: "Attempt"
+) -> dict[str, Any]:
+    try:
+        return run(context)
+    except Preempted:
+        raise  # its checkpoint lies in the attempt
+    except BaseException:
+        store.abandon(attempt)
+        raise
+
+
+def _checked_request(store: "Store", reference: Reference) -> "Request":
+    request = store.request(reference)
+    if request is None:
+        raise StageFailed(f"{store.uri} holds no request for {reference}: `kilter run` or `kilter plan --write` puts it there")
+    inputs = {role: _reference(name) for role, name in request.inputs.items()}
+    if key_of(request.stage, request.code, request.config, inputs) != reference.key:
+        raise StageFailed(f"the request of {reference} asks another question than its key says; it was changed by hand")
+    return request
+
+
+def _reference(name: str) -> Reference:
+    stage, _, key = name.partition("/")
+    return Reference(stage, key)
+
+
+def _config_home() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "kilter"

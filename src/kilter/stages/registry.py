@@ -1,0 +1,155 @@
+"""The registry of stages: each one's configuration, code version, the libraries that shape its result, and its `run`."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kilter.errors import WrongInput
+from kilter.plan.configs import (
+    AlignConfig,
+    EvaluateConfig,
+    IngestConfig,
+    PrepareConfig,
+    PretrainConfig,
+    ReferenceConfig,
+    ReportConfig,
+    SftConfig,
+    SubsampleConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from kilter.model import Model
+    from kilter.stages.context import StageContext
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What a stage is, before anything heavy is imported."""
+
+    name: str
+    config: "type[Model]"
+    code: int
+    """Raised by hand when the stage's code changes so that its results do."""
+    does: str
+    """One line for help texts."""
+    libraries: tuple[str, ...] = ()
+    """Libraries whose minor version is part of the key."""
+    modules: tuple[str, ...] = ()
+    """Modules and packages of Kilter whose change asks for a new code version (see fingerprints)."""
+    shares: str | None = None
+    """The input role that stages run together share: one model load serves all of them."""
+    imports: tuple[str, ...] = ()
+    """Heavy libraries that are worth importing before a process is forked for the stage."""
+
+    def load(self) -> "Callable[[StageContext], dict[str, Any]]":
+        """Import the stage's module and return its `run`."""
+        run: Callable[[StageContext], dict[str, Any]] = import_module(f"kilter.stages.{self.name}").run
+        return run
+
+
+_TRAINING_IMPORTS = ("torch", "transformers", "trl", "kilter.training.align", "kilter.training.sft")
+
+STAGES: "Mapping[str, StageKind]" = {
+    kind.name: kind
+    for kind in (
+        StageKind(
+            "ingest",
+            IngestConfig,
+            code=1,
+            does="bring a model or data set into the store, named by its content",
+            modules=("kilter.stages.ingest", "kilter.data.builtin", "kilter.data.demo"),
+        ),
+        StageKind(
+            "pretrain",
+            PretrainConfig,
+            code=1,
+            does="make a small model from scratch",
+            libraries=("torch", "transformers", "tokenizers"),
+            modules=("kilter.stages.pretrain", "kilter.training.pretrain", "kilter.training.scratch"),
+            imports=("torch", "transformers", "kilter.training.pretrain"),
+        ),
+        StageKind(
+            "subsample",
+            SubsampleConfig,
+            code=1,
+            does="read, clean, hold out and order rows",
+            modules=(
+                "kilter.stages.subsample",
+                "kilter.data.sources",
+                "kilter.data.records",
+                "kilter.data.normalise",
+                "kilter.data.order",
+                "kilter.data.subsample",
+                "kilter.data.blocks",
+                "kilter.data.decontaminate",
+            ),
+        ),
+        StageKind(
+            "prepare",
+            PrepareConfig,
+            code=1,
+            does="turn rows into token ids, once",
+            libraries=("transformers", "tokenizers"),
+            modules=("kilter.stages.prepare", "kilter.data.prepare"),
+            imports=("transformers",),
+        ),
+        StageKind(
+            "sft",
+            SftConfig,
+            code=1,
+            does="fine-tune on conversations",
+            libraries=("torch", "transformers", "trl"),
+            modules=("kilter.stages.sft", "kilter.training"),
+            imports=_TRAINING_IMPORTS,
+        ),
+        StageKind(
+            "reference",
+            ReferenceConfig,
+            code=1,
+            does="score the answers of preference pairs under the parent model",
+            libraries=("torch", "transformers"),
+            modules=("kilter.stages.reference", "kilter.training.reference"),
+            imports=("torch", "transformers", "kilter.training.reference"),
+        ),
+        StageKind(
+            "align",
+            AlignConfig,
+            code=1,
+            does="align a model on preference pairs",
+            libraries=("torch", "transformers", "trl"),
+            modules=("kilter.stages.align", "kilter.training"),
+            imports=_TRAINING_IMPORTS,
+        ),
+        StageKind(
+            "evaluate",
+            EvaluateConfig,
+            code=1,
+            does="score a model on benchmarks",
+            libraries=("torch", "transformers", "lm-eval"),
+            modules=("kilter.stages.evaluate", "kilter.evaluation"),
+            shares="model",
+            imports=("torch", "transformers", "lm_eval", "kilter.evaluation.runner"),
+        ),
+        StageKind(
+            "report",
+            ReportConfig,
+            code=1,
+            does="say what the results mean",
+            modules=("kilter.stages.report", "kilter.analysis"),
+        ),
+    )
+}
+
+
+def stage_kind(name: str) -> StageKind:
+    """Return the stage of that name.
+
+    Raises:
+        WrongInput: there is no such stage.
+    """
+    if name not in STAGES:
+        raise WrongInput(f"there is no stage {name!r}; there are {', '.join(STAGES)}")
+    return STAGES[name]
