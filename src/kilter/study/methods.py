@@ -88,7 +88,9 @@ METHODS: "Mapping[str, Method]" = MappingProxyType(
                 needs_mismatched=True,
                 hyperparameters=MappingProxyType(
                     {
-                        "beta": Hyperparameter(0.1, "strength of the pull towards the reference", "the paper, section 4"),
+                        "beta": Hyperparameter(
+                            0.1, "strength of the pull towards the reference", "the paper, section 4"
+                        ),
                         "desirable_weight": Hyperparameter(1.0, "weight λ_D of desirable answers", "the paper"),
                         "undesirable_weight": Hyperparameter(1.0, "weight λ_U of undesirable answers", "the paper"),
                     }

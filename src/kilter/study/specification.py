@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from kilter.model import Model
 
@@ -200,27 +200,42 @@ class Data(Model):
 
 
 class MethodChoice(Model):
-    """A method with its hyperparameters; a list as a value is an axis of the grid."""
+    """A method with its hyperparameters; a list as a value is an axis of the grid. The name alone will do."""
 
-    model_config = {"extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     name: str
     """One of the methods that `kilter methods` lists."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of training.align for this method; a list is an axis here too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters as written: a number each, or a list of them."""
+        return dict(self.model_extra or {})
 
 
 class Benchmark(Model):
-    """One lm-evaluation-harness task with its settings."""
+    """One lm-evaluation-harness task with its settings. The task's name alone will do, and so will a suite's."""
 
     task: str
-    """The task's stock name, or a built-in one."""
+    """The task's stock name, a built-in one, or a suite such as insights-13, which stands for its benchmarks."""
     num_fewshot: Annotated[int, Field(ge=0)] | None = None
     """Worked examples before the question; by default the task's own number."""
     limit: PositiveInt | None = None
     """Only the first documents, for quick looks; by default all of them."""
     assumed: bool = False
     """The setting is not certain from the paper that is followed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_name(cls, value: Any) -> Any:
+        return {"task": value} if isinstance(value, str) else value
 
 
 class Training(Model):

@@ -1,0 +1,327 @@
+"""Checks of a study that concern several fields at once. Pure: nothing here reads a file."""
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from kilter.study.builtin import BUILTIN_TEMPLATES
+from kilter.study.grid import cells_of, identity_of
+from kilter.study.methods import METHODS, Hyperparameter, Method
+from kilter.study.problems import Complaint, FieldPath, path_text
+from kilter.study.specification import AlignSettings, Init, MethodChoice, ModelSource, SftSettings, Study
+from kilter.study.suites import SUITES, expand_suites
+from kilter.study.translation import coerced, complaints_of
+from kilter.study.wording import listed, nearest, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_MODELS = ("base", "instruct")
+_SMALLEST_VOCABULARY = 264
+_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_NEAR_SUITE = 0.75
+
+
+def check_study(study: Study) -> "Iterator[Complaint]":
+    """Run every check that needs nothing but the study."""
+    yield from check_axes(study)
+    yield from check_scenarios(study)
+    yield from check_models(study)
+    yield from check_training(study)
+    yield from check_methods(study)
+    yield from check_benchmarks(study)
+
+
+def check_axes(study: Study) -> "Iterator[Complaint]":
+    """The lists that span the grid hold something, and nothing twice."""
+    for field in ("scenarios", "methods", "sizes", "seeds", "benchmarks"):
+        if not getattr(study, field):
+            yield Complaint((field,), f"a study needs at least one of its {field}", f"add one to `{field}`")
+    for field in ("scenarios", "sizes", "seeds"):
+        yield from _duplicates((field,), getattr(study, field))
+
+
+def check_scenarios(study: Study) -> "Iterator[Complaint]":
+    """Each scenario finds the model and the data that it begins with."""
+    needs = {"sft": "base", "base": "base", "instruct": "instruct"}
+    for name in dict.fromkeys(needs[scenario] for scenario in study.scenarios):
+        if getattr(study.models, name) is None:
+            asking = [scenario for scenario in study.scenarios if needs[scenario] == name]
+            word = "scenario" if len(asking) == 1 else "scenarios"
+            verb = "needs" if len(asking) == 1 else "need"
+            reason = f"{word} {listed(asking)} {verb} this model"
+            yield Complaint(("models", name), reason, f"add `models.{name}`, or drop the {word}")
+    if "sft" in study.scenarios and study.data.sft is None:
+        fix = "add `data.sft` with conversations, or drop the scenario"
+        yield Complaint(("data", "sft"), "scenario `sft` needs conversations to fine-tune on", fix)
+
+
+def check_models(study: Study) -> "Iterator[Complaint]":
+    """Each model has one origin, and one made from scratch has a shape that can exist."""
+    for name in _MODELS:
+        model: ModelSource | None = getattr(study.models, name)
+        if model is None:
+            continue
+        path: FieldPath = ("models", name)
+        if model.source is not None and model.init is not None:
+            yield Complaint(path, "a model has either a `source` or an `init`, not both", "remove one of them")
+        elif model.source is None and model.init is None:
+            yield Complaint(path, "a model needs a `source` or an `init`", "add one of them")
+        if model.chat_template is not None:
+            yield from _check_template((*path, "chat_template"), model.chat_template)
+        if model.init is not None:
+            if model.revision is not None:
+                yield Complaint((*path, "revision"), "only a hub id has a revision", "remove it")
+            yield from _check_init(path, name, model, model.init, study)
+
+
+def check_training(study: Study) -> "Iterator[Complaint]":
+    """The training settings agree with each other."""
+    yield from _check_settings(("training", "sft"), study.training.sft)
+    yield from _check_settings(("training", "align"), study.training.align)
+
+
+def check_methods(study: Study) -> "Iterator[Complaint]":
+    """Methods, hyperparameters and overrides are known and valid, and no cell of the grid is asked for twice."""
+    seen: dict[bytes, int] = {}
+    wrong_already = any(True for _ in _check_settings((), study.training.align))
+    for index, choice in enumerate(study.methods):
+        path: FieldPath = ("methods", index)
+        found = list(_check_choice(path, choice))
+        yield from found
+        if found:
+            continue
+        for cell in cells_of(choice, study.training.align):
+            if not wrong_already and (wrong := next(_check_settings((*path, "training"), cell.training), None)):
+                yield Complaint((*path, "training"), wrong.reason, wrong.fix)
+                break
+            first = seen.setdefault(identity_of(cell), index)
+            if first != index:
+                reason = f"this asks for the same training as {path_text(('methods', first))}"
+                yield Complaint(path, reason, "remove one of them, or give them different hyperparameters")
+                break
+
+
+def check_benchmarks(study: Study) -> "Iterator[Complaint]":
+    """Suites are known, and no benchmark is asked for twice."""
+    seen: dict[str, int] = {}
+    for index, benchmark in enumerate(study.benchmarks):
+        path: FieldPath = ("benchmarks", index)
+        yield from _check_suite((*path, "task"), benchmark.task)
+        if benchmark.task in SUITES and (benchmark.num_fewshot is not None or benchmark.assumed):
+            field = "num_fewshot" if benchmark.num_fewshot is not None else "assumed"
+            fix = f"remove it, or list the benchmarks of `{benchmark.task}` one by one"
+            yield Complaint((*path, field), "a suite has its own settings for each benchmark", fix)
+        for member in expand_suites((benchmark,)):
+            first = seen.setdefault(member.task, index)
+            if first != index:
+                reason = f"`{member.task}` is already asked for by {path_text(('benchmarks', first))}"
+                yield Complaint(path, reason, "keep one of them: a model has one score for a benchmark")
+    decontaminate = study.data.preference.decontaminate
+    if decontaminate is not None:
+        against: FieldPath = ("data", "preference", "decontaminate", "against")
+        if not decontaminate.against:
+            fix = "name benchmarks or a suite, or remove `decontaminate`"
+            yield Complaint(against, "the list of benchmarks is empty", fix)
+        yield from _duplicates(against, decontaminate.against)
+        for index, name in enumerate(decontaminate.against):
+            yield from _check_suite((*against, index), name)
+
+
+def _duplicates(path: FieldPath, values: "Sequence[Any]") -> "Iterator[Complaint]":
+    repeated = {value for value, count in Counter(values).items() if count > 1}
+    for index, value in enumerate(values):
+        if value in repeated and value in values[:index]:
+            yield Complaint((*path, index), f"`{value}` is listed twice", "remove one of them")
+
+
+def _check_template(path: FieldPath, template: str) -> "Iterator[Complaint]":
+    if "{{" not in template and "{%" not in template:
+        if template not in BUILTIN_TEMPLATES:
+            reason = "this is neither a built-in chat template nor Jinja text"
+            yield Complaint(path, reason, suggestion(template, BUILTIN_TEMPLATES, "built-in templates"))
+        return
+    import jinja2
+
+    # transformers marks the assistant's turns with a tag of its own, which says nothing about the syntax.
+    text = _GENERATION_TAG.sub("", template)
+    try:
+        jinja2.Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except jinja2.TemplateSyntaxError as error:
+        reason = f"the template's line {error.lineno} is not Jinja: {error.message}"
+        yield Complaint(path, reason, "correct the template's syntax")
+        return
+    if "messages" not in text:
+        fix = "loop over `messages`, each with `role` and `content`"
+        yield Complaint(path, "the template never reads `messages`", fix)
+
+
+def _check_init(path: FieldPath, name: str, model: ModelSource, init: Init, study: Study) -> "Iterator[Complaint]":
+    place = (*path, "init")
+    if init.base is not None:
+        yield from _check_origin(place, name, init.base, study)
+        if init.pretrain is not None:
+            fix = "remove `pretrain`, or remove `base` to begin with random weights"
+            yield Complaint((*place, "pretrain"), "a model that starts from another is not pretrained", fix)
+        if init.architecture != type(init.architecture)():
+            reason = "a model that starts from another has that one's shape"
+            yield Complaint((*place, "architecture"), reason, "remove `architecture`, or remove `base`")
+    else:
+        if init.pretrain is None:
+            fix = "add `pretrain` with its data, or `base` with the name of another model of the study"
+            yield Complaint(place, "random weights alone are no model to align", fix)
+        if model.chat_template is None:
+            fix = f"add `chat_template: {BUILTIN_TEMPLATES[0]}` beside `init`"
+            yield Complaint((*path, "chat_template"), "a model made from scratch has no chat template of its own", fix)
+        yield from _check_architecture(place, init)
+    if init.sft is not None:
+        yield from _check_settings((*place, "sft", "training"), init.sft.training)
+
+
+def _check_origin(place: FieldPath, name: str, base: str, study: Study) -> "Iterator[Complaint]":
+    others = [other for other in _MODELS if other != name and getattr(study.models, other) is not None]
+    path = (*place, "base")
+    if base == name:
+        fix = f"name another model of the study: {listed(others) or 'there is none'}"
+        yield Complaint(path, "a model cannot start from itself", fix)
+    elif base not in others:
+        fix = suggestion(base, others, "other models of the study") if others else "add the other model under `models`"
+        yield Complaint(path, f"the study has no other model `{base}`", fix)
+    else:
+        origin: ModelSource = getattr(study.models, base)
+        if origin.init is not None and origin.init.base == name:
+            fix = "give one of them a `source`, or `pretrain` it"
+            yield Complaint(path, f"`{name}` starts from `{base}`, which starts from `{name}`", fix)
+
+
+def _check_architecture(place: FieldPath, init: Init) -> "Iterator[Complaint]":
+    shape = init.architecture
+    path = (*place, "architecture")
+    if shape.hidden_size % shape.heads:
+        fix = f"write one of {listed(_divisors(shape.hidden_size), 'or')}"
+        yield Complaint((*path, "heads"), f"heads must divide hidden_size ({shape.hidden_size})", fix)
+    elif (shape.hidden_size // shape.heads) % 2:
+        fix = "write fewer heads or another hidden_size: rotary positions turn pairs of dimensions"
+        yield Complaint((*path, "heads"), f"a head would be {shape.hidden_size // shape.heads} wide, which is odd", fix)
+    if shape.heads % shape.key_value_heads:
+        fix = f"write one of {listed(_divisors(shape.heads), 'or')}"
+        yield Complaint((*path, "key_value_heads"), f"key_value_heads must divide heads ({shape.heads})", fix)
+    if shape.vocabulary < _SMALLEST_VOCABULARY:
+        reason = "a byte-level vocabulary holds 256 bytes and the special tokens at least"
+        yield Complaint((*path, "vocabulary"), reason, f"write at least {_SMALLEST_VOCABULARY}")
+    if init.pretrain is not None and init.pretrain.sequence_length > shape.context_length:
+        reason = f"sequences are longer than the model's context_length ({shape.context_length})"
+        fix = f"write at most {shape.context_length}, or a longer `architecture.context_length`"
+        yield Complaint((*place, "pretrain", "sequence_length"), reason, fix)
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64) if number % divisor == 0]
+
+
+def _check_settings(path: FieldPath, settings: SftSettings) -> "Iterator[Complaint]":
+    micro = settings.micro_batch_size
+    if micro is not None and settings.batch_size % micro:
+        reason = f"batch_size ({settings.batch_size}) is not a multiple of micro_batch_size ({micro})"
+        yield Complaint((*path, "micro_batch_size"), reason, "write a divisor of batch_size, or leave it out")
+    prompt = settings.max_prompt_length if isinstance(settings, AlignSettings) else None
+    if prompt is not None and prompt >= settings.max_length:
+        reason = f"max_prompt_length ({prompt}) leaves no room for an answer within max_length ({settings.max_length})"
+        yield Complaint((*path, "max_prompt_length"), reason, f"write less than {settings.max_length}, or leave it out")
+
+
+def _check_choice(path: FieldPath, choice: MethodChoice) -> "Iterator[Complaint]":
+    method = METHODS.get(choice.name)
+    if method is None:
+        fix = suggestion(choice.name, METHODS, "methods")
+        yield Complaint((*path, "name"), f"there is no method `{choice.name}`", fix)
+    else:
+        for name, value in choice.hyperparameters.items():
+            if name in method.hyperparameters:
+                yield from _check_axis((*path, name), name, value, method.hyperparameters[name])
+            else:
+                reason = f"{method.name} has no hyperparameter `{name}`"
+                yield Complaint((*path, name), reason, _right_name(name, method))
+    for name, value in choice.training.items():
+        yield from _check_override((*path, "training", name), name, value)
+
+
+def _right_name(name: str, method: Method) -> str:
+    own = method.hyperparameters
+    if name in AlignSettings.model_fields:
+        return f"`{name}` is a training setting: write `training: {{{name}: …}}` inside the method"
+    owners = [other.name for other in METHODS.values() if name in other.hyperparameters]
+    has = f"{method.name} has {_with_meanings(own)}"
+    if owners:
+        return f"`{name}` belongs to {listed(owners)}; {has}"
+    near = nearest(name, own)
+    return f"did you mean `{near}`? {has}" if near else has
+
+
+def _with_meanings(parameters: "Mapping[str, Hyperparameter]") -> str:
+    return ", ".join(f"`{name}` ({parameter.meaning})" for name, parameter in parameters.items())
+
+
+def _check_axis(path: FieldPath, name: str, value: Any, parameter: Hyperparameter) -> "Iterator[Complaint]":
+    if isinstance(value, list | tuple):
+        if not value:
+            yield Complaint(
+                path, "an axis of the grid needs at least one value", f"write values, or leave `{name}` out"
+            )
+        yield from _duplicates(path, value if all(_is_number(item) for item in value) else ())
+    default = f"{name}: {parameter.meaning}. Default: {parameter.default:g}, from {parameter.source}"
+    for place, item in _items(path, value):
+        if not _is_number(item):
+            yield Complaint(place, f"`{name}` must be a number or a list of numbers", f"write a number. {default}")
+        elif not parameter.allows(float(item)):
+            yield Complaint(place, f"`{name}` must be {parameter.range_text}", default)
+
+
+def _check_override(path: FieldPath, name: str, value: Any) -> "Iterator[Complaint]":
+    if name not in AlignSettings.model_fields:
+        yield Complaint(path, f"`training.align` has no setting `{name}`", _right_setting(name))
+        return
+    if isinstance(value, list | tuple):
+        if not value:
+            yield Complaint(
+                path, "an axis of the grid needs at least one value", f"write values, or leave `{name}` out"
+            )
+        yield from _duplicates(path, value if all(isinstance(item, str | int | float) for item in value) else ())
+    for place, item in _items(path, value):
+        data = {name: item}
+        try:
+            understood = AlignSettings.model_validate(data)
+        except ValidationError as error:
+            found = complaints_of(error.errors(include_url=False), data, AlignSettings)
+        else:
+            found = tuple(coerced(data, understood.model_dump()))
+        for complaint in found:
+            yield Complaint(place, complaint.reason, complaint.fix)
+
+
+def _items(path: FieldPath, value: Any) -> list[tuple[FieldPath, Any]]:
+    """The values of an axis, or the one value, each with its place."""
+    if isinstance(value, list | tuple):
+        return [((*path, index), item) for index, item in enumerate(value)]
+    return [(path, value)]
+
+
+def _right_setting(name: str) -> str:
+    owners = [method.name for method in METHODS.values() if name in method.hyperparameters]
+    if owners:
+        return f"`{name}` is a hyperparameter of {listed(owners)}: write it beside `name`"
+    return suggestion(name, AlignSettings.model_fields, "settings")
+
+
+def _check_suite(path: FieldPath, name: str) -> "Iterator[Complaint]":
+    if name in SUITES:
+        return
+    families = {suite.split("-")[0] for suite in SUITES}
+    if name.split("-")[0] in families or nearest(name, SUITES, _NEAR_SUITE):
+        yield Complaint(path, f"there is no suite `{name}`", suggestion(name, SUITES, "suites"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
