@@ -1,0 +1,264 @@
+"""Resume state: what a killed stage needs to go on, and nobody else ever reads.
+
+Optimizers and DeepSpeed pickle their state, and reading a pickle runs code. So a checkpoint lists its files with their
+digests and is signed (HMAC-SHA256, RFC 2104) with a key that is not in the store. It is copied to this machine first
+and checked there, so that nobody can change it between the check and its use. What does not fit is refused. Whoever can
+write the store can at most bring back an older checkpoint of the same stage and key.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from kilter.canonical import canonical_json
+from kilter.errors import StoreError, WrongInput
+from kilter.model import Model
+from kilter.store import layout
+from kilter.store.localfiles import explained, require_space, sha256_of, temporary_name, write_flushed
+from kilter.store.manifest import StoredObject
+from kilter.store.names import check_name
+from kilter.store.objects import ObjectInfo, ObjectMissing
+from kilter.store.store import each_in_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kilter.store.store import Attempt, Store
+
+KEY_VARIABLE = "KILTER_SIGNING_KEY"
+KEPT = 2
+_SHORTEST_KEY = 16
+_LISTING = "checkpoint.json"
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoint(Model):
+    """What a checkpoint consists of, and of what it is one."""
+
+    stage: str
+    key: str
+    attempt: str
+    step: int = Field(ge=0)
+    files: tuple[StoredObject, ...]
+
+
+class SignedCheckpoint(Model):
+    """A checkpoint with the signature of whoever wrote it."""
+
+    checkpoint: Checkpoint
+    signature: Annotated[str, AfterValidator(str.lower)]
+
+
+class Refused(StoreError):  # noqa: N818
+    """A checkpoint is not what this stage wrote."""
+
+
+class ResumeState:
+    """The checkpoints of one stage and key, over all attempts."""
+
+    def __init__(self, store: "Store", attempt: "Attempt", signing_key: bytes | None) -> None:
+        self._store = store
+        self._objects = store.objects
+        self._attempt = attempt
+        self._signing_key = signing_key
+
+    def latest(self) -> Path | None:
+        """Return a private copy of the newest checkpoint that can be trusted, or None to start from the beginning.
+
+        The copy lies in the attempt's scratch folder. A checkpoint that is refused is logged with the reason.
+        """
+        found = self._found()
+        if not found:
+            return None
+        if self._signing_key is None:
+            _log.warning("%s starts from the beginning: %s is not set", self._attempt.reference, KEY_VARIABLE)
+            return None
+        for folder in sorted(found, key=lambda name: (_step(name), name), reverse=True):
+            try:
+                return self._bring(folder, self._signing_key)
+            except Refused as reason:
+                _log.warning("checkpoint %s/%s is refused: %s", self._store.uri, folder, reason)
+        return None
+
+    def publish(self, directory: Path, step: int) -> None:
+        """Keep all files of `directory` as the checkpoint after `step`; whole or not at all, and the newest two stay.
+
+        Without a signing key nothing is kept, since nothing could be trusted later; this is logged.
+
+        Raises:
+            StoreError: a file is no plain file, or the store cannot be written; earlier checkpoints are still there.
+        """
+        if self._signing_key is None:
+            _log.warning("no resume state of %s is kept: %s is not set", self._attempt.reference, KEY_VARIABLE)
+            return
+        folder = f"{layout.resume(self._attempt.reference, self._attempt.identifier)}/{step:012d}"
+        with explained("read the checkpoint", directory):
+            names = sorted(_plain_files(directory))
+            files = tuple(
+                StoredObject(name=name, size=(directory / name).stat().st_size, sha256=digest)
+                for name, digest in each_in_threads(lambda name: sha256_of(directory / name), names)
+            )
+        self._objects.delete([f"{folder}/{_LISTING}"])
+        for _ in each_in_threads(lambda name: self._objects.upload(directory / name, f"{folder}/files/{name}"), names):
+            pass
+        checkpoint = Checkpoint(
+            stage=self._attempt.reference.stage,
+            key=self._attempt.reference.key,
+            attempt=self._attempt.identifier,
+            step=step,
+            files=files,
+        )
+        signed = SignedCheckpoint(checkpoint=checkpoint, signature=_signature(checkpoint, self._signing_key))
+        listing = json.dumps(signed.model_dump(mode="json"), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        self._objects.write(f"{folder}/{_LISTING}", listing.encode())
+        self._forget_older(folder, step)
+
+    def clear(self) -> None:
+        """Delete the checkpoints of all attempts; call it after the commit."""
+        prefix = layout.attempts(self._attempt.reference)
+        folders = [name for name in self._objects.folders(prefix) if name.endswith(".resume")]
+        self._delete(folders)
+
+    def _found(self) -> list[str]:
+        prefix = layout.attempts(self._attempt.reference)
+        return [
+            checkpoint
+            for attempt in self._objects.folders(prefix)
+            if attempt.endswith(".resume")
+            for checkpoint in self._objects.folders(f"{attempt}/")
+            if self._objects.info(f"{checkpoint}/{_LISTING}") is not None
+        ]
+
+    def _bring(self, folder: str, signing_key: bytes) -> Path:
+        checkpoint = self._trusted(folder, signing_key)
+        target = self._attempt.scratch / f"resume-{checkpoint.step}-{secrets.token_hex(4)}"
+        with explained("make a folder for the checkpoint", target):
+            target.mkdir(mode=0o700, parents=True)
+        require_space(target, sum(stored.size for stored in checkpoint.files))
+        try:
+            for _ in each_in_threads(lambda stored: self._bring_file(folder, stored, target), checkpoint.files):
+                pass
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        return target
+
+    def _trusted(self, folder: str, signing_key: bytes) -> Checkpoint:
+        try:
+            signed = SignedCheckpoint.model_validate(json.loads(self._objects.read(f"{folder}/{_LISTING}")))
+        except (ValueError, ValidationError, ObjectMissing) as error:
+            raise Refused(f"its list cannot be read ({type(error).__name__})") from error
+        checkpoint = signed.checkpoint
+        if not hmac.compare_digest(signed.signature.encode(), _signature(checkpoint, signing_key).encode()):
+            raise Refused("its signature is not by this key")
+        reference = self._attempt.reference
+        expected = f"{layout.resume(reference, checkpoint.attempt)}/{checkpoint.step:012d}"
+        if (checkpoint.stage, checkpoint.key) != (reference.stage, reference.key) or folder != expected:
+            raise Refused(f"it belongs to {checkpoint.stage}/{checkpoint.key}, step {checkpoint.step}")
+        return checkpoint
+
+    def _bring_file(self, folder: str, stored: StoredObject, target: Path) -> None:
+        path = target / check_name(stored.name)
+        name = f"{folder}/files/{stored.name}"
+        found = self._objects.info(name)
+        if found is None or found.size != stored.size:
+            raise Refused(f"{stored.name} is missing or of another size")
+        self._objects.download(ObjectInfo(name, stored.size), path)
+        if sha256_of(path) != stored.sha256:
+            raise Refused(f"{stored.name} has another digest")
+
+    def _forget_older(self, newest: str, step: int) -> None:
+        own = f"{layout.resume(self._attempt.reference, self._attempt.identifier)}/"
+        earlier = [name for name in self._found() if name != newest and _step(name) < step]
+        mine = sorted((name for name in earlier if name.startswith(own)), key=_step, reverse=True)
+        others = [name for name in earlier if not name.startswith(own)]
+        # An earlier attempt's checkpoints go as soon as this attempt has two that are newer.
+        self._delete(mine[KEPT - 1 :] + (others if mine else []))
+
+    def _delete(self, folders: list[str]) -> None:
+        # The lists first: what has no list does not count, should this be cut short.
+        self._objects.delete([f"{folder}/{_LISTING}" for folder in folders])
+        self._objects.delete([info.name for folder in folders for info in self._objects.list(f"{folder}/")])
+
+
+def resume_state(store: "Store", attempt: "Attempt", signing_key: bytes | None) -> ResumeState:
+    """Return the resume state of the stage and key that `attempt` is at; without a key there is none."""
+    return ResumeState(store, attempt, signing_key)
+
+
+def signing_key(environment: "Mapping[str, str]", config_home: Path) -> bytes | None:
+    """Return the key that signs resume state: `KILTER_SIGNING_KEY`, or one kept in this user's configuration folder.
+
+    Args:
+        environment: the environment variables.
+        config_home: such as `~/.config`; `kilter/signing-key` in it is made once, readable by its owner only. Where
+            several machines share a store, set the variable: a machine does not trust another one's own key.
+
+    Returns:
+        None if there is neither, because the folder cannot be written.
+
+    Raises:
+        WrongInput: the key is too short, or the file can be read by others.
+    """
+    given = environment.get(KEY_VARIABLE)
+    if given is not None:
+        return _long_enough(given.encode(), KEY_VARIABLE)
+    path = config_home / "kilter" / "signing-key"
+    try:
+        if not path.exists():
+            _make_key_file(path)
+        if path.stat().st_mode & 0o077:
+            raise WrongInput(
+                f"the signing key {path} can be read by others; `chmod 600` it, or delete it for a new one"
+            )
+        return _long_enough(path.read_bytes().strip(), str(path))
+    except OSError as error:
+        _log.warning("no signing key: %s: %s; set %s to resume stages", path, error.strerror, KEY_VARIABLE)
+        return None
+
+
+def _make_key_file(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.parent / temporary_name()
+    write_flushed(temporary, secrets.token_hex(32).encode() + b"\n", 0o600)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # Another process was first; its key is the key.
+        pass
+    finally:
+        temporary.unlink()
+
+
+def _long_enough(key: bytes, source: str) -> bytes:
+    if len(key) < _SHORTEST_KEY:
+        raise WrongInput(f"the signing key in {source} is shorter than {_SHORTEST_KEY} bytes; use 32 random ones")
+    return key
+
+
+def _signature(checkpoint: Checkpoint, key: bytes) -> str:
+    return hmac.new(key, canonical_json(checkpoint.model_dump(mode="json")), hashlib.sha256).hexdigest()
+
+
+def _step(folder: str) -> int:
+    digits = folder.rpartition("/")[2]
+    return int(digits) if digits.isdecimal() else -1
+
+
+def _plain_files(directory: Path) -> list[str]:
+    names = []
+    for path in directory.rglob("*"):
+        if path.is_symlink():
+            raise StoreError(f"{path.name} of the checkpoint is a link; checkpoints are plain files")
+        if path.is_file():
+            names.append(check_name(path.relative_to(directory).as_posix()))
+    return names
