@@ -10,7 +10,10 @@ PREFERENCE_ROWS = pa.schema(
         ("row_id", pa.string()),  # digest of the normalised context and answers
         ("prompt_id", pa.string()),  # digest of the normalised context: the unit of holding out
         ("block", pa.int32()),  # rows of one block exchange answers for KTO's KL term; -1 in the holdout
-        ("mismatched", pa.int64()),  # position of the row, in the same block, whose answers serve as mismatched ones; -1: none
+        (
+            "mismatched",
+            pa.int64(),
+        ),  # position of the row, in the same block, whose answers serve as mismatched ones; -1: none
         ("context", pa.list_(MESSAGE)),  # the turns before the answer, the last one by the user
         ("chosen", pa.string()),
         ("rejected", pa.string()),
@@ -24,6 +27,18 @@ SFT_ROWS = pa.schema(
         ("row_id", pa.string()),
         ("prompt_id", pa.string()),
         ("messages", pa.list_(MESSAGE)),
+    ]
+)
+
+# Answers that found no partner when single answers were paired.
+UNPAIRED_ROWS = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("context", pa.list_(MESSAGE)),
+        ("completion", pa.string()),
+        ("label", pa.bool_()),
+        ("stratum", pa.string()),
     ]
 )
 
