@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).", show_default=False)]
 StoreUri = Annotated[
     str | None,
-    typer.Option("--store", metavar="URI", help="A folder or s3://bucket/prefix; wins over the study's own.", envvar="KILTER_STORE"),
+    typer.Option(
+        "--store",
+        metavar="URI",
+        help="A folder or s3://bucket/prefix; wins over the study's own.",
+        envvar="KILTER_STORE",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON, for scripts.")]
 

@@ -49,7 +49,10 @@ class Lines:
         failed = [schedule.failed[reference] for reference in execution.references if reference in schedule.failed]
         state = f"FAILED: {failed[0]}" if failed else human_seconds(seconds)
         width = len(str(self.total))
-        print(f"[{len(schedule.done):>{width}}/{self.total}] {execution.stage:<9} {execution.label}  {state}", file=sys.stderr)
+        print(
+            f"[{len(schedule.done):>{width}}/{self.total}] {execution.stage:<9} {execution.label}  {state}",
+            file=sys.stderr,
+        )
 
     def tick(self) -> None:
         """Nothing moves in a log."""
@@ -92,7 +95,9 @@ class LiveTable:
         if failed:
             console.print(f"[red]✗[/] {execution.stage:<9} {execution.label}: {failed[0]}")
         else:
-            console.print(f"[green]✓[/] {execution.stage:<9} {execution.label} [dim]{human_seconds(time.monotonic() - began)}[/]")
+            console.print(
+                f"[green]✓[/] {execution.stage:<9} {execution.label} [dim]{human_seconds(time.monotonic() - began)}[/]"
+            )
 
     def tick(self) -> None:
         """Draw again."""

@@ -32,7 +32,9 @@ def export(
     if manifest is None:
         raise WrongInput(f"{reference.short} has not been made yet")
     if not any(item.name.startswith(MODEL) for item in manifest.objects):
-        raise WrongInput(f"{reference.short} ({manifest.label}) is not a model; models come from {', '.join(('ingest', 'pretrain', 'sft', 'align'))}")
+        raise WrongInput(
+            f"{reference.short} ({manifest.label}) is not a model; models come from ingest, pretrain, sft and align"
+        )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise WrongInput(f"{to} is not an empty folder; choose another")
     folder = opened.fetch(manifest, [MODEL]) / "model"

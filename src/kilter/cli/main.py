@@ -38,7 +38,9 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="KILTER_DEBUG")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="KILTER_DEBUG")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
@@ -71,7 +73,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except Exception as error:  # a defect of ours must not look like the user's
         if os.environ.get("KILTER_DEBUG") == "1":
             raise
-        print_error(f"{type(error).__name__}: {error}\nThis is a defect of Kilter. Run again with --debug for the traceback.")
+        print_error(
+            f"{type(error).__name__}: {error}\nThis is a defect of Kilter. Run again with --debug for the traceback."
+        )
         return EXIT_FAILED
     return code if isinstance(code, int) else EXIT_DONE
 

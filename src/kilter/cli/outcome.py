@@ -24,5 +24,7 @@ def outcome_table(outcome: "Mapping[str, Any]") -> "Table":
             table.add_section()
             previous = model["scenario"]
         cells = (model["scores"].get(benchmark) for benchmark in outcome["benchmarks"])
-        table.add_row(model["name"], *(f"{100 * cell['value']:.1f}{_MARKS[cell['mark']]}" if cell else "–" for cell in cells))
+        table.add_row(
+            model["name"], *(f"{100 * cell['value']:.1f}{_MARKS[cell['mark']]}" if cell else "–" for cell in cells)
+        )
     return table

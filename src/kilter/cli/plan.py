@@ -22,7 +22,9 @@ def plan(
     study: StudyPath,
     store: StoreUri = None,
     as_json: AsJson = False,
-    all_stages: Annotated[bool, typer.Option("--all", help="List every stage instead of one line a kind and model.")] = False,
+    all_stages: Annotated[
+        bool, typer.Option("--all", help="List every stage instead of one line a kind and model.")
+    ] = False,
 ) -> None:
     """Show the deduplicated stages of a study: what will run, what the store has already, and what cells share."""
     from kilter.backends.planning import plan_study
@@ -48,7 +50,8 @@ def plan(
 
     plain = stages_without_sharing(plan)
     missing = len(plan.nodes) - len(done)
-    console.print(f"{len(plan.nodes)} stages, {missing} to run and {len(done)} in the store. Without sharing the grid would take {plain}.")
+    console.print(f"{len(plan.nodes)} stages: {missing} to run, {len(done)} in the store.")
+    console.print(f"Without sharing, the grid would take {plain}.")
     for warning in plan.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
@@ -105,7 +108,12 @@ def _summary_table(plan: "Plan", done: "set[Reference]") -> "Table":
         found = sum(reference in done for reference, _ in nodes)
         shared = max(node.cells for _, node in nodes)
         table.add_row(
-            name, kind.does, str(len(nodes)), str(found), str(len(nodes) - found), f"{shared} cells" if shared > 1 else "–"
+            name,
+            kind.does,
+            str(len(nodes)),
+            str(found),
+            str(len(nodes) - found),
+            f"{shared} cells" if shared > 1 else "–",
         )
     return table
 

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 def report(
     study: StudyPath,
     store: StoreUri = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where it goes; by default kilter-report/NAME.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where it goes; by default kilter-report/NAME.", show_default=False)
+    ] = None,
 ) -> int:
     """Render the report again, from the store alone; what is missing is named in it."""
     from kilter.backends.planning import plan_study
@@ -42,7 +44,9 @@ def report(
         try:
             plan = plan_study(opened.study, opened.folder, opened_store)
         except KilterError as error:
-            raise type(error)(f"{opened_store.uri} does not know this study yet, and it cannot be planned here: {error}") from error
+            raise type(error)(
+                f"{opened_store.uri} does not know this study yet, and it cannot be planned here: {error}"
+            ) from error
         request = request_of(list(plan.nodes.values())[-1])
     complete = render_and_tell(opened_store, request, out or default_output(opened.study.name))
     return EXIT_DONE if complete else EXIT_FAILED
@@ -92,5 +96,7 @@ def tell(outcome: "Mapping[str, Any]", path: Path) -> None:
     for verdict in outcome["verdicts"][:_VERDICTS_SHOWN]:
         console.print(f"• {verdict['text']}", markup=False, highlight=False)
     if len(outcome["verdicts"]) > _VERDICTS_SHOWN:
-        console.print(f"… and {len(outcome['verdicts']) - _VERDICTS_SHOWN} more in the report", markup=False, highlight=False)
+        console.print(
+            f"… and {len(outcome['verdicts']) - _VERDICTS_SHOWN} more in the report", markup=False, highlight=False
+        )
     console.print(f"Report: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)

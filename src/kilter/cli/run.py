@@ -24,8 +24,13 @@ def register(app: typer.Typer) -> None:
 def run(
     study: StudyPath,
     store: StoreUri = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Stages at once; by default one a core.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Where the report goes; by default kilter-report/NAME.", show_default=False)] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Stages at once; by default one a core.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where the report goes; by default kilter-report/NAME.", show_default=False),
+    ] = None,
 ) -> int:
     """Run what is missing of a study, with live progress, and write the report. Run again after a stop to continue."""
     from kilter.backends.local.backend import LocalBackend
@@ -67,7 +72,9 @@ def _say_how_it_ended(outcome: "RunOutcome") -> int:
     if outcome.interrupted:
         print_note("Stopped. Everything that was finished is in the store; run the same command again to continue.")
         return EXIT_INTERRUPTED
-    print_note(f"{len(outcome.ran)} stages ran and {outcome.reused} were in the store, in {human_seconds(outcome.seconds)}.")
+    print_note(
+        f"{len(outcome.ran)} stages ran and {outcome.reused} were in the store, in {human_seconds(outcome.seconds)}."
+    )
     for failure in outcome.failures:
         blocked = f"; {failure.blocked} stages that need it did not run" if failure.blocked else ""
         print_note(f"failed: {failure.label} ({failure.reference.short}): {failure.reason}{blocked}")

@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="KEY_OR_MODEL", help="The beginning of a key, stage/key, or a model's name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="KEY_OR_MODEL", help="The beginning of a key, stage/key, or a model's name.")
+    ],
     store: StoreUri = None,
     log: Annotated[bool, typer.Option("--log", help="Print the whole log instead of its end.")] = False,
     as_json: AsJson = False,
@@ -47,13 +49,16 @@ def show(
     _print(opened, reference, request, manifest, text)
 
 
-def _print(store: "Store", reference: "Reference", request: "Request | None", manifest: "Manifest | None", log: str | None) -> None:
+def _print(
+    store: "Store", reference: "Reference", request: "Request | None", manifest: "Manifest | None", log: str | None
+) -> None:
     asked = manifest or request
     print(f"{reference}  {asked.label if asked else ''}")
     if manifest is None:
         print("not in the store yet")
     else:
-        print(f"made {manifest.ended:%Y-%m-%d %H:%M} UTC on {manifest.host} in {human_seconds(manifest.resources.seconds)}")
+        took = human_seconds(manifest.resources.seconds)
+        print(f"made {manifest.ended:%Y-%m-%d %H:%M} UTC on {manifest.host} in {took}")
         print(f"manifest {store.manifest_uri(reference)}")
     if asked is None:
         return

@@ -7,17 +7,29 @@ from typing import Annotated
 import typer
 
 from kilter.cli.arguments import StoreUri, default_store
-from kilter.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED
+from kilter.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, Preempted
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(name="stage", epilog="Example: kilter stage align --store s3://bucket/kilter --key 0f3a… (keys: kilter plan --json)")(stage)
+    app.command(
+        name="stage",
+        epilog="Example: kilter stage align --store s3://bucket/kilter --key 0f3a… (keys: kilter plan --json)",
+    )(stage)
 
 
 def stage(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The stage: ingest, pretrain, subsample, prepare, sft, reference, align, evaluate or report.")],
-    key: Annotated[list[str], typer.Option("--key", help="The key of what to make; several share what they can, such as a loaded model.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="The stage: ingest, pretrain, subsample, prepare, sft, reference, align, evaluate or report.",
+        ),
+    ],
+    key: Annotated[
+        list[str],
+        typer.Option("--key", help="The key of what to make; several share what they can, such as a loaded model."),
+    ],
     store: StoreUri = None,
 ) -> int:
     """Make one result, or several of one stage, from the requests that lie in the store."""
@@ -27,14 +39,24 @@ def stage(
     from kilter.stages.registry import stage_kind
     from kilter.store.store import Store
 
-    stage_kind(name)
-    stopping: list[bool] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.append(True))
-    opened = Store.open(default_store(store))
-    outcomes = execute(
-        opened, [Reference(name, item) for item in key], listener_from_environment(os.environ), lambda: bool(stopping)
-    )
+    asked = _stop_when_asked(saves=stage_kind(name).saves_when_stopped)
+    references = [Reference(name, item) for item in key]
+    listener = listener_from_environment(os.environ)
+    outcomes = execute(Store.open(default_store(store)), references, listener, lambda: bool(asked))
     if any(outcome.preempted for outcome in outcomes):
         return EXIT_PREEMPTED
     return EXIT_DONE if all(outcome.manifest is not None for outcome in outcomes) else EXIT_FAILED
+
+
+def _stop_when_asked(*, saves: bool) -> list[bool]:
+    """Collect requests to stop; a stage that saves nothing is cut short by the first, any stage by the second."""
+    asked: list[bool] = []
+
+    def note(*_: object) -> None:
+        asked.append(True)
+        if not saves or len(asked) > 1:
+            raise Preempted("stopped")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return asked

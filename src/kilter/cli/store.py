@@ -19,7 +19,12 @@ def list_results(store: StoreUri = None, as_json: AsJson = False) -> None:
 
     rows = list(usage(Store.open(default_store(store))))
     if as_json:
-        print_json([{"stage": row.stage, "key": row.key, "label": row.label, "bytes": row.size, "made": row.ended} for row in rows])
+        print_json(
+            [
+                {"stage": row.stage, "key": row.key, "label": row.label, "bytes": row.size, "made": row.ended}
+                for row in rows
+            ]
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -33,7 +38,9 @@ def list_results(store: StoreUri = None, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: kilter store verify")
 def verify(
-    results: Annotated[list[str] | None, typer.Argument(metavar="[RESULT]...", help="Results to check; by default all.")] = None,
+    results: Annotated[
+        list[str] | None, typer.Argument(metavar="[RESULT]...", help="Results to check; by default all.")
+    ] = None,
     store: StoreUri = None,
 ) -> int:
     """Read every object again and compare it with its manifest."""
@@ -47,7 +54,9 @@ def verify(
     for corruption in corruptions:
         print(corruption)
     if corruptions:
-        print_note(f"{len(corruptions)} objects are corrupt or missing: `kilter store invalidate RESULT`, then run the study again")
+        print_note(
+            f"{len(corruptions)} objects are corrupt: `kilter store invalidate RESULT`, then run the study again"
+        )
         return EXIT_FAILED
     print_note("every object is as its manifest says")
     return EXIT_DONE

@@ -17,4 +17,5 @@ def validate(study: StudyPath) -> None:
     opened = read_study(study, None)
     plan = plan_study(opened.study, opened.folder, online=False)
     aligned = sum(model.role == "aligned" for model in plan.models)
-    print(f"{study} is a valid study: {aligned} aligned models, {len(opened.study.benchmarks)} benchmarks, {len(plan.nodes)} stages")
+    benchmarks = len(opened.study.benchmarks)
+    print(f"{study} is valid: {aligned} aligned models, {benchmarks} benchmarks, {len(plan.nodes)} stages")

@@ -112,17 +112,26 @@ class _Expansion:
             parent_source = self._source("instruct" if scenario == "instruct" else "base", f"scenario {scenario}")
             parent = parent_source.model
             role = "instruct" if scenario == "instruct" else "base"
-            models.append(self._planned(parent, name=role, role=role, scenario=None, source=parent_source, rows=preference))
+            models.append(
+                self._planned(parent, name=role, role=role, scenario=None, source=parent_source, rows=preference)
+            )
             if scenario == "sft":
                 parent = self._sft(parent_source)
-                models.append(self._planned(parent, name="sft", role="sft", scenario=None, source=parent_source, rows=preference))
+                models.append(
+                    self._planned(parent, name="sft", role="sft", scenario=None, source=parent_source, rows=preference)
+                )
             for cell in cells:
                 for size in study.sizes:
                     for seed in study.seeds:
                         models.append(self._cell(scenario, cell, size, seed, parent, parent_source, preference))
-        unique = tuple({model.reference: model for model in reversed(models)}.values())[::-1]
+        first: dict[Reference, PlannedModel] = {}
+        for model in models:
+            first.setdefault(model.reference, model)
+        unique = tuple(first.values())
         if any(benchmark.task == MT_BENCH for benchmark in study.benchmarks):
-            self.warnings.append(f"{MT_BENCH} needs a judge and is left out: this version scores log-likelihoods and generations only")
+            self.warnings.append(
+                f"{MT_BENCH} needs a judge and is left out: this version scores log-likelihoods and generations only"
+            )
         nodes = _with_cells(self.graph.nodes, unique)
         report = _report(study, unique, nodes, self.surroundings.codes["report"])
         nodes[report.reference] = report
@@ -186,17 +195,24 @@ class _Expansion:
             reference = self.graph.add("pretrain", config, self._ingest_data(recipe.data, "text"), f"pretrain {name}")
             source = _PlannedSource(reference, reference, None)
         else:
-            raise WrongInput(f"models.{name}.init needs `pretrain` (or `base`, another model of the study to start from)")
+            raise WrongInput(
+                f"models.{name}.init needs `pretrain` (or `base`, another model of the study to start from)"
+            )
         if init.sft is not None:
             rows = self._subsample_sft(init.sft.data, f"{name} conversations")
             prepared = self._prepare_sft(rows, source, init.sft.training)
-            tuned = self._train_sft(source.model, prepared, init.sft.training, init.seed, "all", f"instruction-tune {name}")
+            tuned = self._train_sft(
+                source.model, prepared, init.sft.training, init.seed, "all", f"instruction-tune {name}"
+            )
             source = replace(source, model=tuned)
         return source
 
     def _subsample_sft(self, data: "DataSource", label: str) -> Reference:
         return self.graph.add(
-            "subsample", SubsampleConfig(kind="sft", split=data.split), self._ingest_data(data, "conversations"), f"rows of {label}"
+            "subsample",
+            SubsampleConfig(kind="sft", split=data.split),
+            self._ingest_data(data, "conversations"),
+            f"rows of {label}",
         )
 
     def _subsample_preference(self, data: "PreferenceData") -> Reference:
@@ -261,7 +277,13 @@ class _Expansion:
         }
 
     def _train_sft(
-        self, model: Reference, prepared: Reference, training: "SftSettings", seed: int, size: int | Literal["all"], label: str
+        self,
+        model: Reference,
+        prepared: Reference,
+        training: "SftSettings",
+        seed: int,
+        size: int | Literal["all"],
+        label: str,
     ) -> Reference:
         config = SftConfig(size=size, **self._resolved(training, seed))
         return self.graph.add("sft", config, {"model": model, "data": prepared}, label)
@@ -278,13 +300,18 @@ class _Expansion:
         rows = self.rows_known if size == "all" else size
         if rows is None:
             self.warnings.append(
-                "the rows of data.preference are not known before it is ingested: sizes `all` are planned as one open shard"
+                "the rows of data.preference are not known yet: sizes `all` are planned as one open shard"
             )
             return ((0, None),)
         return tuple((start, start + REFERENCE_SHARD_ROWS) for start in range(0, max(rows, 1), REFERENCE_SHARD_ROWS))
 
     def _references(
-        self, model: Reference, prepared: Reference, size: int | Literal["all"], precision: Literal["fp32", "bf16"], mismatched: bool
+        self,
+        model: Reference,
+        prepared: Reference,
+        size: int | Literal["all"],
+        precision: Literal["fp32", "bf16"],
+        mismatched: bool,
     ) -> "Iterable[Reference]":
         kind = "mismatched answers" if mismatched else "pairs"
         for start, stop in self._shards(size):
@@ -316,7 +343,10 @@ class _Expansion:
         holdout = ReferenceConfig(split="holdout", start=0, stop=None, mismatched=False, precision=precision)
         inputs["holdout"] = self.graph.add("reference", holdout, {"model": parent, "data": prepared}, "held-out pairs")
         config = AlignConfig(
-            method=cell.method, hyperparameters=dict(cell.hyperparameters), size=size, **self._resolved(cell.training, seed)
+            method=cell.method,
+            hyperparameters=dict(cell.hyperparameters),
+            size=size,
+            **self._resolved(cell.training, seed),
         )
         name = "/".join(part for part in (scenario, cell.method, cell.variant, str(size), f"seed{seed}") if part)
         aligned = self.graph.add("align", config, inputs, name)
@@ -363,7 +393,9 @@ class _Expansion:
                 content=self.surroundings.task_content(benchmark.task),
                 precision=precision,
             )
-            scores[benchmark.task] = self.graph.add("evaluate", config, {"model": model}, f"{name}: {benchmark.task}", mirror)
+            scores[benchmark.task] = self.graph.add(
+                "evaluate", config, {"model": model}, f"{name}: {benchmark.task}", mirror
+            )
         answers = EvaluateConfig(
             kind="generations",
             template=source.template,
@@ -409,9 +441,7 @@ def _with_cells(nodes: "Mapping[Reference, Node]", models: "Sequence[PlannedMode
     return {reference: replace(node, cells=uses[reference]) for reference, node in nodes.items()}
 
 
-def _report(
-    study: "Study", models: "Sequence[PlannedModel]", nodes: "Mapping[Reference, Node]", code: str
-) -> Node:
+def _report(study: "Study", models: "Sequence[PlannedModel]", nodes: "Mapping[Reference, Node]", code: str) -> Node:
     config = ReportConfig(
         study=study.model_dump(mode="json", exclude={"store"}),
         models=tuple(

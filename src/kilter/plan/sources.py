@@ -59,7 +59,9 @@ def data_source_names(data: DataSource) -> tuple[SourceName, ...]:
 
 def names_of(study: Study) -> tuple[SourceName, ...]:
     """Return every source that the study reads, each once, in a stable order."""
-    return tuple(sorted(set(_names(study)), key=lambda name: (name.kind, name.source, name.revision or "", name.config or "")))
+    return tuple(
+        sorted(set(_names(study)), key=lambda name: (name.kind, name.source, name.revision or "", name.config or ""))
+    )
 
 
 def _names(study: Study) -> "Iterator[SourceName]":

@@ -57,7 +57,9 @@ class StageContext:
         """
         manifest = self.store.manifest(reference)
         if manifest is None:
-            raise StageFailed(f"{reference.short} is not in {self.store.uri}: run it first, `kilter run` does so by itself")
+            raise StageFailed(
+                f"{reference.short} is not in {self.store.uri}: run it first, `kilter run` does so by itself"
+            )
         return manifest
 
     def fetch(self, reference: "Reference", *names: str) -> "Path":

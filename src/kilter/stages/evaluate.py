@@ -25,9 +25,16 @@ def run(context: "StageContext") -> dict[str, Any]:
     if config.kind == "generations":
         prompts, identifiers = _prompts(context, config.prompts or 0)
         return evaluate_generations(
-            model, prompts, config.max_new_tokens or 128, context.output, prompt_ids=identifiers, chat_template=config.template
+            model,
+            prompts,
+            config.max_new_tokens or 128,
+            context.output,
+            prompt_ids=identifiers,
+            chat_template=config.template,
         )
-    return evaluate_benchmark(model, config, _mirror(context, config), EVALUATION_SEED, context.output, context.progress)
+    return evaluate_benchmark(
+        model, config, _mirror(context, config), EVALUATION_SEED, context.output, context.progress
+    )
 
 
 def _load(context: "StageContext", config: EvaluateConfig) -> "ModelUnderTest":

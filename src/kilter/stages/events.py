@@ -101,5 +101,7 @@ class StageProgress:
         self.last = now
         numbers = {name: float(value) for name, value in (values or {}).items()}
         self.listener(
-            Event("progress", self.reference.stage, self.reference.key, done=done, total=total, unit=unit, values=numbers)
+            Event(
+                "progress", self.reference.stage, self.reference.key, done=done, total=total, unit=unit, values=numbers
+            )
         )

@@ -103,7 +103,11 @@ def _lease_or_manifest(
         other = holder(store, reference)
         if other is not None and other != told:
             told = other
-            listener(Event("waiting", reference.stage, reference.key, message=f"{other.host} process {other.pid} is making it"))
+            listener(
+                Event(
+                    "waiting", reference.stage, reference.key, message=f"{other.host} process {other.pid} is making it"
+                )
+            )
         time.sleep(_LEASE_POLL_SECONDS)
 
 
@@ -155,7 +159,9 @@ def _run(
 def _checked_request(store: "Store", reference: Reference) -> "Request":
     request = store.request(reference)
     if request is None:
-        raise StageFailed(f"{store.uri} holds no request for {reference}: `kilter run` or `kilter plan --write` puts it there")
+        raise StageFailed(
+            f"{store.uri} holds no request for {reference}: `kilter run` or `kilter plan --write` puts it there"
+        )
     inputs = {role: _reference(name) for role, name in request.inputs.items()}
     if key_of(request.stage, request.code, request.config, inputs) != reference.key:
         raise StageFailed(f"the request of {reference} asks another question than its key says; it was changed by hand")

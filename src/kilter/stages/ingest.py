@@ -33,8 +33,8 @@ def run(context: "StageContext") -> dict[str, Any]:
         _download_from_hub(config.kind, hints, target)
     else:
         raise StageFailed(
-            f"{hints.get('source', config.content)} has no resolved commit: pin one with `revision`, run `kilter lock` where "
-            "the hub can be reached, or give a local folder or s3:// prefix"
+            f"{hints.get('source', config.content)} has no resolved commit: pin one with `revision`, run `kilter lock` "
+            "where the hub can be reached, or give a local folder or s3:// prefix"
         )
     if config.kind == "model":
         _check_model(target)

@@ -36,8 +36,12 @@ def locked_text(text: str, commits: "Mapping[SourceName, str]") -> str:
         flow = re.compile(rf"(\{{[^{{}}\n]*?source:\s*['\"]?{quoted}['\"]?)(?=\s*[,}}])")
         block = re.compile(rf"^(\s*)(source:\s*['\"]?{quoted}['\"]?)[ \t]*(#.*)?$", re.MULTILINE)
         changed = flow.sub(rf"\g<1>, revision: {commit}", text)
-        changed = block.sub(lambda match, commit=commit: f"{match.group(0).rstrip()}\n{match.group(1)}revision: {commit}", changed)
+        changed = block.sub(
+            lambda match, commit=commit: f"{match.group(0).rstrip()}\n{match.group(1)}revision: {commit}", changed
+        )
         if changed == text:
-            raise WrongInput(f"the line `source: {name.source}` was not found in the study; write `revision: {commit}` beside it by hand")
+            raise WrongInput(
+                f"the study has no line `source: {name.source}`; write `revision: {commit}` beside it by hand"
+            )
         text = changed
     return text

@@ -14,4 +14,6 @@ def run(context: "StageContext") -> dict[str, Any]:
     from kilter.stages.models import tokenizer_folder
 
     rows = context.fetch_role("rows")
-    return prepare(rows, tokenizer_folder(context, "tokenizer"), context.config_as(PrepareConfig), context.output, context.progress)
+    return prepare(
+        rows, tokenizer_folder(context, "tokenizer"), context.config_as(PrepareConfig), context.output, context.progress
+    )

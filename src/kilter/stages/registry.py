@@ -1,4 +1,4 @@
-"""The registry of stages: each one's configuration, code version, the libraries that shape its result, and its `run`."""
+"""The registry of stages: each one's configuration, code version, shaping libraries and `run`."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +41,8 @@ class StageKind:
     """Modules and packages of Kilter whose change asks for a new code version (see fingerprints)."""
     shares: str | None = None
     """The input role that stages run together share: one model load serves all of them."""
+    saves_when_stopped: bool = False
+    """Asked to stop, it saves a checkpoint by itself; other stages are simply cut short."""
     imports: tuple[str, ...] = ()
     """Heavy libraries that are worth importing before a process is forked for the stage."""
 
@@ -103,6 +105,7 @@ STAGES: "Mapping[str, StageKind]" = {
             does="fine-tune on conversations",
             libraries=("torch", "transformers", "trl"),
             modules=("kilter.stages.sft", "kilter.training"),
+            saves_when_stopped=True,
             imports=_TRAINING_IMPORTS,
         ),
         StageKind(
@@ -121,6 +124,7 @@ STAGES: "Mapping[str, StageKind]" = {
             does="align a model on preference pairs",
             libraries=("torch", "transformers", "trl"),
             modules=("kilter.stages.align", "kilter.training"),
+            saves_when_stopped=True,
             imports=_TRAINING_IMPORTS,
         ),
         StageKind(

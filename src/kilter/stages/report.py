@@ -67,7 +67,9 @@ def render(results: StudyResults, output: "Path") -> "tuple[Findings, Path]":
     findings = analyse(results)
     output.mkdir(parents=True, exist_ok=True)
     path = render_report(results, findings, output)
-    (output / OUTCOME).write_text(json.dumps(outcome_of(results, findings), indent=2, ensure_ascii=False), encoding="utf-8")
+    (output / OUTCOME).write_text(
+        json.dumps(outcome_of(results, findings), indent=2, ensure_ascii=False), encoding="utf-8"
+    )
     return findings, path
 
 
@@ -107,7 +109,9 @@ def gather(
 def _model(store: "Store", model: ReportModel, manifests: "Mapping[Reference, Manifest]") -> ModelResult:
     manifest = manifests.get(_reference(model.result))
     summary = manifest.summary if manifest else {}
-    evaluations = [manifests[reference] for name in model.scores.values() if (reference := _reference(name)) in manifests]
+    evaluations = [
+        manifests[reference] for name in model.scores.values() if (reference := _reference(name)) in manifests
+    ]
     scores = tuple(Score(**score) for evaluation in evaluations for score in evaluation.summary["scores"])
     tables = [_table(store, evaluation, "samples.parquet") for evaluation in evaluations]
     curve = _table(store, manifest, "metrics.parquet") if manifest and _has(manifest, "metrics.parquet") else None

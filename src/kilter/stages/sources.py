@@ -22,7 +22,9 @@ _CHUNK = 1 << 20
 _DATA_SUFFIXES = (".parquet", ".jsonl", ".json")
 
 
-def resolve_sources(study: "Study", folder: Path, facts: "Facts", *, online: bool) -> "dict[SourceName, ResolvedSource]":
+def resolve_sources(
+    study: "Study", folder: Path, facts: "Facts", *, online: bool
+) -> "dict[SourceName, ResolvedSource]":
     """Resolve every source of a study, relative paths being relative to `folder`.
 
     Raises:
@@ -57,7 +59,9 @@ def _builtin(name: str) -> ResolvedSource:
     if name not in BUILTIN:
         raise WrongInput(f"there is no built-in data set {name!r}; there are {', '.join(BUILTIN)}")
     data = BUILTIN[name]
-    return ResolvedSource(f"builtin:{name}@{data.version}", {"builtin": name, "source": f"builtin:{name}"}, dict(data.rows))
+    return ResolvedSource(
+        f"builtin:{name}@{data.version}", {"builtin": name, "source": f"builtin:{name}"}, dict(data.rows)
+    )
 
 
 def _s3(uri: str) -> ResolvedSource:
@@ -79,7 +83,7 @@ def _hub(name: SourceName, facts: "Facts", *, online: bool) -> ResolvedSource:
     if commit is not None:
         return ResolvedSource(f"hub:{name.source}@{commit}{suffix}", location, rows)
     branch = name.revision or "main"
-    warning = f"{name.source} is not pinned ({branch}): `kilter lock` writes its commit into the study where the hub can be reached"
+    warning = f"{name.source} is not pinned ({branch}): `kilter lock` writes its commit where the hub can be reached"
     return ResolvedSource(f"unresolved:{name.source}@{branch}{suffix}", location, rows, (warning,))
 
 

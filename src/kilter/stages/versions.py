@@ -8,8 +8,14 @@ from kilter.stages.registry import STAGES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The minor versions that the lock pins, for machines that plan but do not train; a test holds them to requirements.lock.
-PINNED: "Mapping[str, str]" = {"torch": "2.13", "transformers": "5.23", "trl": "1.16", "lm-eval": "0.4.13", "tokenizers": "0.23"}
+# What the lock pins, for machines that plan but do not train; a test holds it to requirements.lock.
+PINNED: "Mapping[str, str]" = {
+    "torch": "2.13",
+    "transformers": "5.23",
+    "trl": "1.16",
+    "lm-eval": "0.4.13",
+    "tokenizers": "0.23",
+}
 
 
 def library_version(name: str) -> str:

@@ -195,7 +195,9 @@ def _failures(plan: "Plan", schedule: Schedule, logs: "dict[Reference, str]") ->
 def _stop_signals() -> "Iterator[list[bool]]":
     """Collect SIGINT and SIGTERM in a list instead of dying of them: one asks to stop, a second insists."""
     asked: list[bool] = []
-    previous = {number: signal.signal(number, lambda *_: asked.append(True)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, lambda *_: asked.append(True)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield asked
     finally:

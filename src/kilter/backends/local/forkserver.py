@@ -75,7 +75,9 @@ def _import(modules: "list[str]") -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # a library that is missing or broken fails the stages that need it, with its own message
+        except (
+            Exception
+        ) as error:  # a library that is missing or broken fails the stages that need it, with its own message
             print(f"could not import {module} beforehand: {error}", file=sys.stderr)
 
 

@@ -50,7 +50,7 @@ class Workers:
         self.next_identifier = 0
         self.selector = selectors.DefaultSelector()
         with log.open("ab") as stream:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
                     sys.executable,
                     "-m",
