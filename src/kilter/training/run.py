@@ -1,0 +1,53 @@
+"""What a training is given from outside: whom to tell, when to stop, and where its checkpoints go."""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kilter.progress import Progress
+
+CHECKPOINT_SECONDS = 300.0
+
+
+class Resume(Protocol):
+    """Keeps the checkpoints of one stage across its attempts."""
+
+    def latest(self) -> "Path | None":
+        """Return the folder of the newest checkpoint, brought to this machine and verified, or None."""
+        ...
+
+    def publish(self, directory: "Path", step: int) -> None:
+        """Keep the checkpoint in `directory`; the folder may be gone once this returns."""
+        ...
+
+
+class NoResume:
+    """Keeps nothing: every training starts from its beginning."""
+
+    def latest(self) -> "Path | None":
+        """Return None."""
+        return None
+
+    def publish(self, directory: "Path", step: int) -> None:
+        """Do nothing."""
+
+
+def _log(message: str) -> None:
+    logging.getLogger("kilter.training").info(message)
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One attempt at a training: none of this changes the weights that come out."""
+
+    progress: "Progress"
+    resume: Resume
+    stop: "Callable[[], bool]"
+    """Asked after every step; once it is true, the state is saved and the training ends with `Preempted`."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    """A checkpoint is made at the first step boundary after this many seconds."""
+    log: "Callable[[str], None]" = _log

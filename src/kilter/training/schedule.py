@@ -1,0 +1,111 @@
+"""The order of training, explicit and ours: which rows are in which micro-batch of which step.
+
+Everything follows from the seed, so that a resumed training sees exactly the batches that it would have seen.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kilter.errors import StageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Micro-batches of row numbers, in order: each step takes `accumulation` of them, the last one what is left."""
+
+    micro_batches: tuple[Indices, ...]
+    accumulation: int
+    batch_unit: str
+    """What is shuffled and never split: `row`, or `block` of rows that exchange answers."""
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        return math.ceil(len(self.micro_batches) / self.accumulation)
+
+    @property
+    def effective_batch(self) -> float:
+        """Rows per optimizer step, averaged over the full steps (over all, if none is full)."""
+        rows = self.rows_per_step()
+        full = len(self.micro_batches) // self.accumulation
+        return float(rows[:full].mean() if full else rows.mean())
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of the largest micro-batch."""
+        return max(len(batch) for batch in self.micro_batches)
+
+    def rows_per_step(self) -> Indices:
+        """Return the number of rows of each step."""
+        return self._sums(np.array([len(batch) for batch in self.micro_batches], dtype=np.int64))
+
+    def tokens_per_step(self, lengths: Indices) -> Indices:
+        """Return the tokens of each step, given the tokens of each row."""
+        return self._sums(np.array([lengths[batch].sum() for batch in self.micro_batches], dtype=np.int64))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the order, as hexadecimal digits."""
+        state = hashlib.sha256(f"{self.accumulation} {self.batch_unit}".encode())
+        for batch in self.micro_batches:
+            state.update(len(batch).to_bytes(8, "little"))
+            state.update(batch.astype("<i8").tobytes())
+        return state.hexdigest()
+
+    def _sums(self, values: Indices) -> Indices:
+        return np.add.reduceat(values, np.arange(0, len(values), self.accumulation))
+
+
+def row_schedule(rows: int, epochs: float, batch_size: int, micro_batch_size: int, seed: int) -> Schedule:
+    """Shuffle rows once an epoch and cut the stream of all epochs into steps; the last step may be smaller.
+
+    The micro-batch is the largest divisor of `batch_size` that is at most `micro_batch_size`, so that every step but
+    the last has exactly `batch_size` rows.
+
+    Raises:
+        StageFailed: there are no rows, or too small a part of an epoch was asked for.
+    """
+    stream = _stream(rows, epochs, seed)
+    micro = next(size for size in range(min(batch_size, micro_batch_size), 0, -1) if batch_size % size == 0)
+    batches = tuple(stream[start : start + micro] for start in range(0, len(stream), micro))
+    return Schedule(batches, batch_size // micro, "row")
+
+
+def block_schedule(
+    blocks: "Sequence[Indices]", epochs: float, batch_size: int, micro_batch_size: int, seed: int
+) -> Schedule:
+    """Shuffle whole blocks of rows once an epoch; a micro-batch is one or several whole blocks.
+
+    A step has as many rows as whole blocks allow nearest to `batch_size`.
+
+    Raises:
+        StageFailed: there are no blocks, or too small a part of an epoch was asked for.
+    """
+    stream = _stream(len(blocks), epochs, seed)
+    typical = float(np.median([len(block) for block in blocks]))
+    per_micro = max(1, int(micro_batch_size / typical))
+    accumulation = max(1, round(batch_size / (per_micro * typical)))
+    batches = tuple(
+        np.concatenate([blocks[index] for index in stream[start : start + per_micro]])
+        for start in range(0, len(stream), per_micro)
+    )
+    return Schedule(batches, accumulation, "block")
+
+
+def _stream(count: int, epochs: float, seed: int) -> Indices:
+    wanted = round(count * epochs)
+    if wanted < 1:
+        raise StageFailed(f"{epochs:g} epochs of {count} rows or blocks are nothing to train on")
+    passes = [
+        np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count) for epoch in range(math.ceil(epochs))
+    ]
+    return np.concatenate(passes)[:wanted].astype(np.int64)

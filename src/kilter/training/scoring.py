@@ -1,0 +1,101 @@
+"""Log-probabilities of answers under a model, without gradients, in large batches of similar length."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
+
+from kilter.training.collate import IGNORED, pad_answers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from kilter.training.precision import Precision
+    from kilter.training.schedule import Indices
+
+    TokenIds = Sequence[NDArray[np.int64]]
+
+PADDED_TOKENS = {"cpu": 8192, "cuda": 65536}
+
+
+def autocast(device: str, precision: "Precision") -> torch.autocast:
+    """Return the context in which a model computes in the given precision; its weights stay as they are."""
+    return torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def with_token_log_probabilities(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Teach a model, once, to give tokens' log-probabilities without ever holding logits of the whole vocabulary."""
+    if not getattr(model, "kilter_scores_tokens", False):
+        add_fused_lm_head(model, outputs=("log_probs",))
+        model.kilter_scores_tokens = True
+    return model
+
+
+def token_log_probabilities(model: "PreTrainedModel", tokens: Tensor, attention: Tensor, answers: Tensor) -> Tensor:
+    """Return the log-probability of each answer token, zero elsewhere; float32, shape (sequences, longest - 1)."""
+    labels = tokens.masked_fill(answers == 0, IGNORED)
+    values = with_token_log_probabilities(model)(
+        input_ids=tokens, attention_mask=attention, labels=labels, use_cache=False, fused_lm_head=True
+    ).log_probs
+    return values if isinstance(values, Tensor) else torch.as_tensor(values)
+
+
+@torch.no_grad()
+def score_answers(
+    model: "PreTrainedModel",
+    prompts: "TokenIds",
+    answers: "TokenIds",
+    heads: "Indices",
+    pad_id: int,
+    precision: "Precision",
+    done: "Callable[[int], None]" = lambda _: None,
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
+    """Sum the log-probabilities of each answer's tokens given its prompt.
+
+    Args:
+        model: A causal language model.
+        prompts: Token ids of each prompt, at least one token each.
+        answers: Token ids of each answer, as many as prompts.
+        heads: For each answer, of how many first tokens a second sum is wanted.
+        pad_id: Any token id; padding is masked.
+        precision: `bf16` computes under autocast, with log-softmax in float32 either way.
+        done: Told how many sequences are done.
+
+    Returns:
+        The sums over all tokens and over the first ones, in nats, float64.
+    """
+    device = model.device
+    totals, firsts = np.empty(len(prompts)), np.empty(len(prompts))
+    model.eval()
+    finished = 0
+    lengths = np.array(
+        [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)], dtype=np.int64
+    )
+    for batch in _batches(lengths, PADDED_TOKENS.get(device.type, PADDED_TOKENS["cpu"])):
+        tokens, attention, mask = (
+            part.to(device) for part in pad_answers([prompts[i] for i in batch], [answers[i] for i in batch], pad_id)
+        )
+        with autocast(device.type, precision):
+            values = token_log_probabilities(model, tokens, attention, mask).double()
+        place = mask[:, 1:].cumsum(dim=1)
+        within = place <= torch.from_numpy(heads[batch]).to(device).unsqueeze(1)
+        totals[batch] = values.sum(dim=1).cpu().numpy()
+        firsts[batch] = (values * within).sum(dim=1).cpu().numpy()
+        finished += len(batch)
+        done(finished)
+    return totals, firsts
+
+
+def _batches(lengths: "Indices", padded_tokens: int) -> "Iterator[Indices]":
+    """Yield sequence numbers, longest first, with at most so many tokens a batch, padding included."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, padded_tokens // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count

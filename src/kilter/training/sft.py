@@ -1,0 +1,72 @@
+"""Supervised fine-tuning on prepared conversations."""
+
+from typing import TYPE_CHECKING, Any
+
+from trl import SFTConfig as SftArguments
+
+from kilter.errors import StageFailed
+from kilter.training.collate import ConversationCollator
+from kilter.training.loop import checkpoint_folder, common_arguments, train, training_summary, write_metrics
+from kilter.training.models import load_model, load_tokenizer, save_model
+from kilter.training.precision import device_name
+from kilter.training.rows import read_conversations
+from kilter.training.schedule import row_schedule
+from kilter.training.trainers.sft import PreparedSftTrainer
+from kilter.training.trainers.watcher import Watcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kilter.plan.configs import SftConfig
+    from kilter.training.run import TrainingRun
+
+_LOSS = "nll"
+
+
+def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", run: "TrainingRun") -> dict[str, Any]:
+    """Fine-tune a model on the learnt tokens of prepared conversations.
+
+    Args:
+        model: Folder of the model to start from.
+        data: Folder with `train.parquet` (PREPARED_CONVERSATIONS).
+        config: Everything that the outcome depends on.
+        output: Gets `model/` and `metrics.parquet`.
+        run: Whom to tell, when to stop, and where checkpoints go.
+
+    Returns:
+        The summary: what was in force and how much was done.
+
+    Raises:
+        StageFailed: the data do not fit, a loss is not finite, or the written model is not the trained one.
+        Preempted: `run.stop` became true; the state has been published.
+    """
+    rows = read_conversations(data / "train.parquet", config.size)
+    schedule = row_schedule(len(rows), config.epochs, config.batch_size, config.micro_batch_size, config.seed)
+    tokenizer = load_tokenizer(model)
+    policy, stored = load_model(model, device_name())
+    with checkpoint_folder(output) as checkpoints:
+        checkpoint = run.resume.latest()
+        arguments = SftArguments(
+            **common_arguments(config, schedule, checkpoints),
+            loss_type=_LOSS,
+            max_length=None,
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+        collate = ConversationCollator(rows, tokenizer.pad_token_id)
+        trainer = PreparedSftTrainer(policy, tokenizer, collate, arguments, [Watcher(run, schedule.steps)])
+        train(trainer, config, schedule, checkpoint, run)
+    if trainer.args.loss_type != _LOSS:
+        raise StageFailed(f"SFTTrainer trained {trainer.args.loss_type}, not {_LOSS}")
+    metrics = write_metrics(trainer, schedule, rows.input_ids.lengths, output / "metrics.parquet")
+    summary = training_summary(trainer, config, schedule, metrics, len(rows))
+    save_model(trainer.accelerator.unwrap_model(trainer.model), stored, model, data, output / "model")
+    return {
+        "trainer": "SFTTrainer",
+        "loss_type": _LOSS,
+        "averaging": "mean over the step's learnt tokens",
+        **summary,
+        "learnt_tokens": int(rows.masks.values.sum()),
+        "hyperparameters": {},
+        "truncated": int(rows.truncated.sum()),
+    }
