@@ -31,7 +31,7 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     """
     from kilter.data.decontaminate import benchmark_list_digest
     from kilter.data.templates import resolve_template
-    from kilter.evaluation.benchmarks import builtin_task_content
+    from kilter.stages.builtin_tasks import builtin_task_content
     from kilter.training.precision import resolve_precision
 
     facts = load_facts(folder / study.facts if study.facts else None)

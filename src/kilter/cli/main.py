@@ -4,7 +4,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from kilter import __version__
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EXIT_INTERRUPTED = 130
+
+# Typer carries a click of its own, whose name is not public; its errors are found by what they derive from.
+_UsageError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
     name="kilter",
@@ -59,10 +61,12 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
             raise
         print_error(str(error))
         return error.exit_code
-    except click.exceptions.Abort:
+    except typer.Abort:
         return EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
+    except _UsageError as error:
+        show = getattr(error, "show", None)
+        if callable(show):
+            show()
         return EXIT_WRONG_INPUT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

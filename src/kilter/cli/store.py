@@ -21,7 +21,13 @@ def list_results(store: StoreUri = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(
             [
-                {"stage": row.stage, "key": row.key, "label": row.label, "bytes": row.size, "made": row.ended}
+                {
+                    "stage": row.reference.stage,
+                    "key": row.reference.key,
+                    "label": row.label,
+                    "bytes": row.size,
+                    "made": row.ended,
+                }
                 for row in rows
             ]
         )
@@ -31,7 +37,12 @@ def list_results(store: StoreUri = None, as_json: AsJson = False) -> None:
 
     table = Table("result", "label", "size", "made (UTC)")
     for row in rows:
-        table.add_row(f"{row.stage}/{row.key[:10]}", row.label, human_bytes(row.size), f"{row.ended:%Y-%m-%d %H:%M}")
+        table.add_row(
+            f"{row.reference.stage}/{row.reference.key[:10]}",
+            row.label,
+            human_bytes(row.size),
+            f"{row.ended:%Y-%m-%d %H:%M}",
+        )
     Console().print(table)
     print_note(f"{len(rows)} results, {human_bytes(sum(row.size for row in rows))}")
 

@@ -30,6 +30,8 @@ class StageContext:
     inputs: "dict[str, Reference]"
     output: "Path"
     """The folder that becomes the result; everything in it is published."""
+    scratch: "Path"
+    """A folder for what is needed only while the stage runs."""
     progress: "Progress"
     stop: "Callable[[], bool]"
     resume: "ResumeState"

@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass
@@ -48,28 +49,39 @@ def execute(
     A stage whose manifest is there is not run. A stage that fails leaves the others running; one that was told to
     stop ends the rest.
     """
-    shared: dict[str, Any] = {}
     outcomes: list[Outcome] = []
-    for reference in references:
-        outcome = _run_one(store, reference, listener, stop, shared)
-        outcomes.append(outcome)
-        if outcome.preempted:
-            break
+    with tempfile.TemporaryDirectory(prefix="kilter-stage-") as scratch:
+        process = _Process(store, listener, stop, Path(scratch), {})
+        for reference in references:
+            outcome = _run_one(process, reference)
+            outcomes.append(outcome)
+            if outcome.preempted:
+                break
     return outcomes
 
 
-def _run_one(
-    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]", shared: dict[str, Any]
-) -> Outcome:
+@dataclass(frozen=True)
+class _Process:
+    """What all stages that run in this process have in common."""
+
+    store: "Store"
+    listener: "Listener"
+    stop: "Callable[[], bool]"
+    scratch: Path
+    shared: dict[str, Any]
+
+
+def _run_one(process: _Process, reference: Reference) -> Outcome:
+    listener = process.listener
     began = time.monotonic()
     try:
-        lease = _lease_or_manifest(store, reference, listener, stop)
+        lease = _lease_or_manifest(process, reference)
         if isinstance(lease, Manifest):
             listener(Event("reused", reference.stage, reference.key))
             return Outcome(reference, lease)
         with lease:
             # The holder before us may have committed between our look and our lease.
-            manifest = store.manifest(reference) or _attempt(store, reference, listener, stop, shared)
+            manifest = process.store.manifest(reference) or _attempt(process, reference)
     except Preempted as error:
         listener(Event("preempted", reference.stage, reference.key, message=str(error)))
         return Outcome(reference, None, str(error), preempted=True)
@@ -86,10 +98,9 @@ def _run_one(
     return Outcome(reference, manifest)
 
 
-def _lease_or_manifest(
-    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]"
-) -> "Lease | Manifest":
+def _lease_or_manifest(process: _Process, reference: Reference) -> "Lease | Manifest":
     """Wait until the result is there or the right to make it is ours, whichever comes first."""
+    store = process.store
     told = None
     while True:
         manifest = store.manifest(reference)
@@ -98,22 +109,17 @@ def _lease_or_manifest(
         lease = acquire(store, reference)
         if lease is not None:
             return lease
-        if stop():
+        if process.stop():
             raise Preempted(f"stopped while another process was making {reference.short}")
         other = holder(store, reference)
-        if other is not None and other != told:
-            told = other
-            listener(
-                Event(
-                    "waiting", reference.stage, reference.key, message=f"{other.host} process {other.pid} is making it"
-                )
-            )
+        if other is not None and other.token != told:
+            told = other.token
+            process.listener(Event("waiting", reference.stage, reference.key, message=f"made by {other}"))
         time.sleep(_LEASE_POLL_SECONDS)
 
 
-def _attempt(
-    store: "Store", reference: Reference, listener: "Listener", stop: "Callable[[], bool]", shared: dict[str, Any]
-) -> Manifest:
+def _attempt(process: _Process, reference: Reference) -> Manifest:
+    store, listener = process.store, process.listener
     kind = stage_kind(reference.stage)
     request = _checked_request(store, reference)
     attempt = store.begin(reference)
@@ -127,10 +133,11 @@ def _attempt(
         config=kind.config.model_validate(request.config),
         inputs={role: _reference(name) for role, name in request.inputs.items()},
         output=attempt.directory,
+        scratch=process.scratch,
         progress=StageProgress(listener, reference),
-        stop=stop,
+        stop=process.stop,
         resume=resume,
-        shared=shared,
+        shared=process.shared,
     )
     summary = _run(kind.load(), context, store, attempt)
     resources = Resources(
@@ -149,9 +156,8 @@ def _run(
 ) -> dict[str, Any]:
     try:
         return run(context)
-    except Preempted:
-        raise  # its checkpoint lies in the attempt
     except BaseException:
+        # Resume state lies beside the attempt, not in it: a stopped stage loses nothing.
         store.abandon(attempt)
         raise
 

@@ -1,6 +1,7 @@
 """Pins a study's sources: finds those without a commit, and writes commits into the study's text."""
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kilter.errors import WrongInput
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 def unpinned_sources(study: "Study", folder: "Path") -> list[SourceName]:
     """Return the sources on the hub that the study does not pin to a commit."""
     return [name for name in names_of(study) if is_hub_source(name, folder) and not name.pinned]
+
+
+def _with_revision(commit: str, match: re.Match[str]) -> str:
+    return f"{match.group(0).rstrip()}\n{match.group(1)}revision: {commit}"
 
 
 def locked_text(text: str, commits: "Mapping[SourceName, str]") -> str:
@@ -36,9 +41,7 @@ def locked_text(text: str, commits: "Mapping[SourceName, str]") -> str:
         flow = re.compile(rf"(\{{[^{{}}\n]*?source:\s*['\"]?{quoted}['\"]?)(?=\s*[,}}])")
         block = re.compile(rf"^(\s*)(source:\s*['\"]?{quoted}['\"]?)[ \t]*(#.*)?$", re.MULTILINE)
         changed = flow.sub(rf"\g<1>, revision: {commit}", text)
-        changed = block.sub(
-            lambda match, commit=commit: f"{match.group(0).rstrip()}\n{match.group(1)}revision: {commit}", changed
-        )
+        changed = block.sub(partial(_with_revision, commit), changed)
         if changed == text:
             raise WrongInput(
                 f"the study has no line `source: {name.source}`; write `revision: {commit}` beside it by hand"

@@ -191,7 +191,7 @@ def _accounts(manifests: "Mapping[Reference, Manifest]") -> tuple[DataAccount, .
             rows_in=manifest.summary["rows_in"],
             dropped=manifest.summary["dropped"],
             held_out=manifest.summary["held_out"],
-            rows_out=manifest.summary["rows_out"],
+            rows_out=manifest.summary["out"],
             notes=tuple(manifest.summary.get("notes", ())),
         )
         for reference, manifest in manifests.items()

@@ -161,7 +161,8 @@ class LocalBackend:
             return kept
         for reference in execution.references:
             if reference in attempts:
-                kept[reference] = self.store.write_log(reference, attempts[reference], log)
+                self.store.write_log(reference, attempts[reference], log)
+                kept[reference] = f"kilter show {reference.short} --log --store {self.store.uri}"
         log.unlink()
         return kept
 
