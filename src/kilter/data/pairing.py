@@ -91,8 +91,8 @@ def pair_up(
     places, count = _places(total, order, prompts, labels, answers)
     if count == 0:
         raise WrongInput(
-            f"no prompt of {files[0].parent} has both a wanted and an unwanted answer, so its {total} single answers make "
-            "no preference pair"
+            f"no prompt of {files[0].parent} has both a wanted and an unwanted answer, so its {total} single answers "
+            "make no preference pair"
         )
     with BucketSort(work, _PAYLOAD, len(order), payload_bytes) as sorting:
         done = 0

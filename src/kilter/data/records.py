@@ -325,8 +325,8 @@ def first_answers(messages: Turns) -> "NDArray[np.int64]":
 def split_pair(chosen: str, rejected: str) -> tuple[list[tuple[str, str]], str, str] | None:
     """Split two texts that begin alike into their common context and two answers.
 
-    Transcripts (see `transcript_turns`) are split into turns, all but the last of which must agree. Other texts are split
-    at the last white space of their common beginning, which is one turn by the user.
+    Transcripts (see `transcript_turns`) are split into turns, all but the last of which must agree. Other texts are
+    split at the last white space of their common beginning, which is one turn by the user.
 
     Returns:
         The context, the chosen and the rejected answer; None where the two share no context.

@@ -10,7 +10,7 @@ PLAIN = """\
 {%- endgeneration -%}
 {{- '\\n\\n' -}}
 {%- else -%}
-{{- '### ' + message['role'].capitalize() + ':\\n' + (message['content'] | trim) + '\\n\\n' -}}
+{{- message['role'].capitalize() + ':\\n' + (message['content'] | trim) + '\\n\\n' -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
@@ -43,7 +43,7 @@ def resolve_template(text_or_name: str | None) -> str | None:
     """Return a template's text: that of a shipped one by its name, or the text itself; None stays None.
 
     Args:
-        text_or_name: `plain` (readable headings; EOS ends each answer), `chatml` (needs the token `<|im_end|>`), a
+        text_or_name: `plain` (turns headed User: and Assistant:; EOS ends each answer), `chatml` (needs the token `<|im_end|>`), a
             Jinja template, or None for the tokenizer's own.
     """
     if text_or_name is None:
