@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _MODELS = ("base", "instruct")
-_SMALLEST_VOCABULARY = 264
+_SMALLEST_VOCABULARY = 259
 _GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 _NEAR_SUITE = 0.75
 
@@ -209,7 +209,7 @@ def _check_architecture(place: FieldPath, init: Init) -> "Iterator[Complaint]":
         fix = f"write one of {listed(_divisors(shape.heads), 'or')}"
         yield Complaint((*path, "key_value_heads"), f"key_value_heads must divide heads ({shape.heads})", fix)
     if shape.vocabulary < _SMALLEST_VOCABULARY:
-        reason = "a byte-level vocabulary holds 256 bytes and the special tokens at least"
+        reason = "a byte-level vocabulary holds at least 256 bytes and three special tokens"
         yield Complaint((*path, "vocabulary"), reason, f"write at least {_SMALLEST_VOCABULARY}")
     if init.pretrain is not None and init.pretrain.sequence_length > shape.context_length:
         reason = f"sequences are longer than the model's context_length ({shape.context_length})"

@@ -7,29 +7,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-DATA_SUFFIXES = (".parquet", ".jsonl")
+DATA_SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson")
 MODEL_CONFIG = "config.json"
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
+_HUB_HASH = re.compile(r"-[0-9a-f]{16}$")
+_SHARD = re.compile(r"[-_]\d{1,6}-of-\d{1,6}$|-\d{1,6}(?:-[0-9a-f]{8,})?$")
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json")
 _BLOCK = 1 << 20
-_PLAIN_FOLDERS = ("", "data")
+_UNNAMED = "train"
+_NEVER_TRAINED_ON = ("test", "validation")
 
 
 def split_files(path: "Path") -> "Mapping[str, tuple[Path, ...]]":
-    """Return the data files of a folder by split, or of a single file under its own stem.
+    """Return the data files of a folder, or one file, by split.
 
-    A split is a file's stem (`train_sft.parquet`), without the hub's shard numbers (`train-00000-of-00002.parquet`),
-    in the folder itself or in its `data` folder; files in any other folder form a split of that folder's name.
+    A split is a file's stem (`train_sft.parquet`) without shard numbers (`train-00000-of-00002.parquet`), in whichever
+    folder below. A file that is alone also serves as `train`, whatever its name.
     """
-    if path.is_file():
-        return {path.stem: (path,)}
     found: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*")):
-        inside = file.relative_to(path)
-        if file.suffix not in DATA_SUFFIXES or any(part.startswith(".") for part in inside.parts) or not file.is_file():
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    for file in files:
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if hidden or file.suffix not in DATA_SUFFIXES or file.name in _DESCRIPTIONS or not file.is_file():
             continue
-        folder = inside.parts[0] if len(inside.parts) > 1 else ""
-        split = _SHARD.sub("", file.stem) if folder in _PLAIN_FOLDERS else folder
-        found.setdefault(split, []).append(file)
+        found.setdefault(_SHARD.sub("", _HUB_HASH.sub("", file.stem)), []).append(file)
+    if len(found) == 1 and not found.keys() & {_UNNAMED, *_NEVER_TRAINED_ON}:
+        alone = next(iter(found.values()))
+        if len(alone) == 1:
+            found[_UNNAMED] = alone
     return {split: tuple(files) for split, files in found.items()}
 
 

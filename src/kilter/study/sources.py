@@ -181,7 +181,7 @@ def _check_data_source(place: FieldPath, source: str, used: UsedData, folder: Pa
             yield Complaint(place, "this file or folder does not exist", _where(source, folder))
             return
         splits = split_files(where)
-        if not splits or (where.is_file() and where.suffix not in DATA_SUFFIXES):
+        if not splits:
             fix = f"data files end in {listed(DATA_SUFFIXES, 'or')}"
             yield Complaint(place, "no Parquet or JSONL file is here", fix)
             return
@@ -190,8 +190,7 @@ def _check_data_source(place: FieldPath, source: str, used: UsedData, folder: Pa
         except (OSError, ValueError) as error:
             yield Complaint(place, f"a data file cannot be read: {_first_line(error)}", "write the file anew")
             return
-        if where.is_dir():
-            yield from _check_splits(used, source, splits)
+        yield from _check_splits(used, source, splits)
 
 
 def _check_remote(place: FieldPath, source: str, kind: Kind, possible: str) -> "Iterator[Complaint]":
@@ -247,18 +246,18 @@ def _check_strata(study: "Study", folder: Path) -> "Iterator[Complaint]":
 
 
 def _files(source: str, split: str, folder: Path) -> tuple[Path, ...] | None:
-    """The files of a local source's split; None where it is not local or lacks the split. A file serves any split."""
+    """The files of a local source's split; None where it is not local or lacks the split."""
     where = local_path(source, folder)
     if kind_of(source, folder) != "local" or not where.exists():
         return None
-    return (where,) if where.is_file() else split_files(where).get(split)
+    return split_files(where).get(split)
 
 
 def _rows_of(source: str, split: str, folder: Path) -> int | None:
     if kind_of(source, folder) == "builtin":
         return BUILTIN_SPLITS.get(source.removeprefix(BUILTIN_PREFIX), {}).get(split)
     files = _files(source, split, folder)
-    if files is None or any(file.suffix not in DATA_SUFFIXES for file in files):
+    if files is None:
         return None
     try:
         return count_rows(files)
