@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MARKER = "store.json"
 FORMAT = 1
-_PART = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
 def folder(reference: Reference) -> str:
@@ -21,7 +21,7 @@ def folder(reference: Reference) -> str:
         InvalidName: the stage or the key is not a plain word.
     """
     for part in (reference.stage, reference.key):
-        if not _PART.match(part):
+        if not _PART.fullmatch(part):
             raise InvalidName(
                 f"{part!r} names no stage or key: letters, digits, '-' and '_' only, such as align/3f2a9c…"
             )
@@ -80,17 +80,17 @@ def leases(reference: Reference) -> str:
 def reference_of(name: str) -> Reference | None:
     """Return the result to which a folder `stage/key` belongs, or None if it is nothing of ours."""
     parts = name.split("/")
-    if len(parts) != 2 or not all(_PART.match(part) for part in parts):
+    if len(parts) != 2 or not all(_PART.fullmatch(part) for part in parts):
         return None
     return Reference(*parts)
 
 
 def is_stage(name: str) -> bool:
     """Tell whether a folder at the store's top can hold results."""
-    return _PART.match(name) is not None
+    return _PART.fullmatch(name) is not None
 
 
 def _plain(identifier: str) -> str:
-    if not _PART.match(identifier):
+    if not _PART.fullmatch(identifier):
         raise InvalidName(f"{identifier!r} names no attempt: letters, digits, '-' and '_' only")
     return identifier

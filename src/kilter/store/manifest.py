@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from kilter.canonical import digest
 from kilter.errors import CorruptObject, StoreError
 from kilter.plan.graph import Reference
-from kilter.store.names import check_name
+from kilter.store.names import InvalidName, check_name
 
 _DIGEST_FIELD = "digest"
 
@@ -52,6 +52,13 @@ def _field(name: Any, where: str) -> str:
     if not isinstance(name, str):
         raise ValueError(f"{where} has the field {name!r}, which is not text")
     return _unicode(name, where)
+
+
+def _safe_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except InvalidName as error:
+        raise ValueError(str(error)) from error
 
 
 JsonObject = Annotated[dict[str, Any], BeforeValidator(plain_json)]
@@ -100,11 +107,11 @@ class _Stored(BaseModel):
 class StoredObject(_Stored):
     """One file of a result."""
 
-    name: Annotated[str, AfterValidator(check_name)]
+    name: Annotated[str, AfterValidator(_safe_name)]
     """Relative to the attempt's folder."""
     size: int = Field(ge=0)
     """Bytes."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}\z")
 
 
 class Resources(_Stored):

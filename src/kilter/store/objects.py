@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
-_BUCKET = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 class ObjectMissing(StoreError):  # noqa: N818
@@ -129,7 +129,7 @@ def open_objects(uri: str) -> Objects:
             "other servers that speak S3)"
         )
     bucket, _, prefix = uri[scheme.end() :].partition("/")
-    if not _BUCKET.match(bucket):
+    if not _BUCKET.fullmatch(bucket):
         # Not shown: it may hold credentials.
         raise WrongInput("the store's s3:// URI names no valid bucket; write s3://bucket/prefix")
     from kilter.store.s3 import S3Objects
