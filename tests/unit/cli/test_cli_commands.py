@@ -1,0 +1,90 @@
+"""The command line: quick, light, with examples, and with exit codes that scripts can trust."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from kilter.cli.main import app, main
+from kilter.cli.reference import TARGET, reference_text
+
+HEAVY = ("torch", "kfp", "transformers", "trl", "lm_eval", "pandas", "scipy", "boto3", "pyarrow")
+
+
+@pytest.mark.parametrize("statement", ["import kilter", "import kilter.cli.main", "from kilter.cli.main import main; main(['--help'])"])
+def test_starting_imports_nothing_heavy(statement: str) -> None:
+    code = f"{statement}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def _verbs() -> list[list[str]]:
+    verbs: list[list[str]] = []
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        verbs += [[name, verb] for verb in inner] if inner else [[name]]
+    return verbs
+
+
+@pytest.mark.parametrize("verb", _verbs(), ids=" ".join)
+def test_every_verb_explains_itself_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Example: kilter {' '.join(verb)}" in shown
+
+
+def test_the_command_reference_is_fresh() -> None:
+    assert TARGET.read_text(encoding="utf-8") == reference_text(), "run make docs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["run"], 2),
+        (["run", "no-such-study.yaml"], 2),
+        (["no-such-verb"], 2),
+        (["plan", "--no-such-option"], 2),
+        (["stage", "no-such-stage", "--key", "0"], 2),
+        (["store", "ls", "--store", "gs://bucket"], 2),
+        (["show", "nothing", "--store", "does-not-exist"], 2),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+
+
+def test_errors_go_to_stderr_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["plan", "no-such-study.yaml"])
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "no-such-study.yaml" in written.err
+    assert "Traceback" not in written.err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    environment = {**os.environ, "KILTER_DEBUG": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "kilter.cli.main", "plan", "no-such-study.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert "Traceback" in done.stderr
+
+
+def test_init_writes_a_study_that_is_valid_and_keeps_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    assert main(["init", str(path)]) == 0
+    assert main(["validate", str(path)]) == 0
+    path.write_text("mine")
+    assert main(["init", str(path)]) == 2
+    assert path.read_text() == "mine"
