@@ -343,7 +343,7 @@ class _Maker:
         difficulty = np.random.default_rng([self.synthetic.seed, index]).normal(0.0, 1.5, count)
         task_of = [tasks[row * len(tasks) // count] for row in range(count)]
         hashes = [digest_of(benchmark.name, row) for row in range(count)]
-        for duplicate in range(benchmark.duplicates):
+        for duplicate in range(min(benchmark.duplicates, count // 2)):
             hashes[2 * duplicate + 1] = hashes[2 * duplicate]
             difficulty[2 * duplicate + 1] = difficulty[2 * duplicate]
         firsts = {task: task_of.index(task) for task in tasks}

@@ -122,7 +122,7 @@ def markdown(table: Table) -> str:
 def csv_text(table: Table) -> str:
     """Write a table as CSV; text that a spreadsheet would run as a formula gets a leading apostrophe (OWASP)."""
     written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
+    writer = csv.writer(written)
     writer.writerow([column.name for column in table.columns])
     for row in table.rows:
         writer.writerow([_csv_value(value) for value in row])
