@@ -1,0 +1,111 @@
+"""Where every number comes from: stages with their keys, inputs, configurations and manifests; versions; problems."""
+
+import json
+from dataclasses import dataclass
+
+from kilter.analysis.report.index import Index, full_name, reference_of, short_reference
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a stage read."""
+
+    role: str
+    name: str
+    anchor: str
+    title: str
+
+
+@dataclass(frozen=True)
+class LineageRow:
+    """A stage."""
+
+    anchor: str
+    stage: str
+    label: str
+    key: str
+    short_key: str
+    state: str
+    manifest_uri: str
+    inputs: tuple[Input, ...]
+    config: str
+    error: str
+
+
+@dataclass(frozen=True)
+class LineageGroup:
+    """The stages of a kind."""
+
+    kind: str
+    rows: tuple[LineageRow, ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A library with the versions that stages ran with."""
+
+    name: str
+    versions: tuple[tuple[str, int], ...]
+    """(version, number of stages)."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is missing from the study."""
+
+    title: str
+    text: str
+    anchor: str
+
+
+def lineage(index: Index) -> tuple[LineageGroup, ...]:
+    """List every stage by kind, in the order of the plan."""
+    groups: dict[str, list[LineageRow]] = {}
+    for stage in index.results.stages:
+        reference = reference_of(stage)
+        row = LineageRow(
+            anchor=index.anchor(reference),
+            stage=stage.stage,
+            label=stage.label,
+            key=reference,
+            short_key=short_reference(reference),
+            state=stage.state,
+            manifest_uri=stage.manifest_uri,
+            inputs=tuple(
+                Input(role, short_reference(source), index.anchor(source), source)
+                for role, source in stage.inputs.items()
+            ),
+            config=json.dumps(dict(stage.config), indent=1, ensure_ascii=False, default=str) if stage.config else "",
+            error=stage.error or "",
+        )
+        groups.setdefault(stage.stage, []).append(row)
+    return tuple(LineageGroup(kind, tuple(rows)) for kind, rows in groups.items())
+
+
+def versions(index: Index) -> tuple[Version, ...]:
+    """Count with which versions of which libraries the stages ran."""
+    counts: dict[str, dict[str, int]] = {}
+    for stage in index.results.stages:
+        for name, version in stage.versions.items():
+            here = counts.setdefault(name, {})
+            here[version] = here.get(version, 0) + 1
+    return tuple(Version(name, tuple(here.items())) for name, here in sorted(counts.items()))
+
+
+def problems(index: Index) -> tuple[Problem, ...]:
+    """Name the stages that have no result and the scores that models lack."""
+    found = [
+        Problem(
+            f"{stage.stage}: {stage.label or short_reference(reference_of(stage))}",
+            stage.error or "There is no result in the store.",
+            index.anchor(reference_of(stage)),
+        )
+        for stage in index.results.stages
+        if stage.state != "done"
+    ]
+    for model in index.results.models:
+        missing = [benchmark for benchmark in index.benchmarks if not index.has_score(model, benchmark)]
+        if missing:
+            text = f"It has no score on {', '.join(missing)}."
+            found.append(Problem(full_name(model), text, index.anchor(model.key)))
+    return tuple(found)

@@ -1,0 +1,131 @@
+"""The tables of models: how each was trained, and what it does on the held-out pairs."""
+
+from dataclasses import dataclass
+
+from kilter.analysis.report.formatting import NOTHING, count, duration, fixed, share, significant
+from kilter.analysis.report.index import Index, full_name, model_name, unique
+from kilter.analysis.results import ModelResult
+from kilter.analysis.verdict import FEW_STEPS
+
+_SHOWN_APART = frozenset({"steps", "epochs", "tokens", "loss", "hyperparameters", "versions", "seconds"})
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model and its training."""
+
+    name: str
+    anchor: str
+    parent: str
+    pairs: str
+    steps: str
+    few_steps: bool
+    epochs: str
+    tokens: str
+    seconds: str
+    loss: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """A model on the held-out pairs."""
+
+    name: str
+    anchor: str
+    accuracy: str
+    accuracy_share: float | None
+    margin: str
+    kl: str
+    loss: str
+
+
+@dataclass(frozen=True)
+class HeldOutTable:
+    """The models of a scenario on the held-out pairs."""
+
+    scenario: str
+    pairs: str
+    rows: tuple[HeldOutRow, ...]
+
+
+def model_rows(index: Index) -> tuple[ModelRow, ...]:
+    """List every model of the study."""
+    return tuple(_model_row(index, model) for model in index.results.models)
+
+
+def held_out_tables(index: Index) -> tuple[HeldOutTable, ...]:
+    """List held-out metrics, a table a scenario."""
+    tables = []
+    for scenario in index.results.scenarios:
+        rows = tuple(_held_out_row(index, model) for model in index.aligned(scenario) if model.held_out)
+        if rows:
+            pairs = unique(count(model.held_out.get("pairs")) for model in index.aligned(scenario) if model.held_out)
+            tables.append(HeldOutTable(scenario, " or ".join(pairs), rows))
+    return tuple(tables)
+
+
+def _has_few_steps(model: ModelResult) -> bool:
+    steps = model.training.get("steps")
+    return model.method is not None and isinstance(steps, int | float) and steps < FEW_STEPS
+
+
+def _model_row(index: Index, model: ModelResult) -> ModelRow:
+    training = model.training
+    stage = index.stage_of(model)
+    settings = dict(training.get("hyperparameters") or {})
+    settings |= {
+        name: value
+        for name, value in training.items()
+        if name not in _SHOWN_APART and isinstance(value, str | int | float | bool)
+    }
+    return ModelRow(
+        name=full_name(model),
+        anchor=index.anchor(model.key),
+        parent=index.name_of(model.parent) if model.parent else NOTHING,
+        pairs=count(model.pairs),
+        steps=count(_number(training.get("steps"))),
+        few_steps=_has_few_steps(model),
+        epochs=_significant(training.get("epochs")),
+        tokens=count(_number(training.get("tokens"))),
+        seconds=duration(stage.seconds if stage else None),
+        loss=_significant(training.get("loss")),
+        settings=", ".join(f"{name} {_setting(value)}" for name, value in settings.items()),
+    )
+
+
+def _held_out_row(index: Index, model: ModelResult) -> HeldOutRow:
+    values = model.held_out
+    accuracy = values.get("accuracy")
+    seed = f" · seed {model.seed}" if len(index.results.seeds) > 1 and model.seed is not None else ""
+    return HeldOutRow(
+        name=f"{model_name(model)} · {count(model.pairs)}{seed}",
+        anchor=index.anchor(model.key),
+        accuracy=NOTHING if accuracy is None else f"{share(accuracy)} %",
+        accuracy_share=None if accuracy is None else min(1.0, max(0.0, accuracy)),
+        margin=_three_decimals(values.get("margin")),
+        kl=_three_decimals(values.get("kl")),
+        loss=_three_decimals(values.get("loss")),
+    )
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return significant(value) if isinstance(value, int | float) else str(value)
+
+
+def _significant(value: object) -> str:
+    number = _number(value)
+    return NOTHING if number is None else significant(number)
+
+
+def _three_decimals(value: float | None) -> str:
+    """Write a column's values alike; what would round to nothing keeps its digits."""
+    if value is None:
+        return NOTHING
+    return fixed(value, 3) if value == 0 or abs(value) >= 0.001 else significant(value, 2)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,165 @@
+"""The beginning of the report: the verdict at a glance, in sentences, and what to keep in mind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kilter.analysis.findings import Comparison, Verdict
+from kilter.analysis.report.formatting import p_value
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name, unique
+from kilter.analysis.report.scores import Mark, mark_of
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A comparison that a sentence rests on."""
+
+    anchor: str
+    mark: Mark
+    label: str
+    difference: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A finding in words."""
+
+    text: str
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """What helped, what hurt, or what cannot be told."""
+
+    kind: str
+    title: str
+    sign: str
+    sentences: tuple[Sentence, ...]
+    differences: int
+    """How many differences from a parent are of this kind."""
+
+
+@dataclass(frozen=True)
+class Glance:
+    """Every difference from a parent at once: benchmarks down, methods of all scenarios across."""
+
+    scenarios: tuple[tuple[str, int], ...]
+    """Heading and number of columns."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[Evidence | None, ...]], ...]
+    """Benchmark, unit of the differences, and a cell a column."""
+
+
+@dataclass(frozen=True)
+class VerdictSection:
+    """All that the section shows."""
+
+    headline: str
+    glance: Glance | None
+    groups: tuple[Group, ...]
+    between: tuple[Sentence, ...]
+    """Differences between methods and between scenarios."""
+    cautions: tuple[str, ...]
+    """What limits every finding."""
+
+
+_GROUPS = (
+    ("helped", "Helped", "▲", "better"),
+    ("hurt", "Hurt", "▼", "worse"),
+    ("cannot tell", "Cannot be told", "◇", "unclear"),
+)
+
+
+def verdict_section(index: Index) -> VerdictSection:
+    """Put together the beginning of the report."""
+    parents = [comparison for comparison in index.findings.comparisons if comparison.family == "parent"]
+    notes = [verdict for verdict in index.findings.verdicts if verdict.kind == "note"]
+    return VerdictSection(
+        headline=_headline(index, parents),
+        glance=_glance(index) if parents else None,
+        groups=tuple(
+            Group(
+                kind.replace(" ", "-"),
+                title,
+                sign,
+                tuple(_sentence(index, verdict) for verdict in index.findings.verdicts if verdict.kind == kind),
+                sum(mark_of(comparison) == mark for comparison in parents),
+            )
+            for kind, title, sign, mark in _GROUPS
+        ),
+        between=tuple(_sentence(index, verdict) for verdict in notes if verdict.comparisons),
+        cautions=tuple(verdict.text for verdict in notes if not verdict.comparisons),
+    )
+
+
+def _headline(index: Index, parents: Sequence[Comparison]) -> str:
+    if not parents:
+        return "No aligned model could be compared with its parent."
+    marks = [mark_of(comparison) for comparison in parents]
+    better, worse, unclear = (marks.count(mark) for mark in ("better", "worse", "unclear"))
+    count = f"{len(parents)} {'difference' if len(parents) == 1 else 'differences'}"
+    return (
+        f"Of {count} from a parent model, {better} {_are(better)} better, {worse} {_are(worse)} worse, and {unclear} "
+        f"cannot be told from none, at a family-wise error rate of {index.results.alpha:g}."
+    )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _glance(index: Index) -> Glance:
+    arms = {scenario: index.arms(scenario) for scenario in index.results.scenarios}
+    columns = [arm.models[0] for scenario in index.results.scenarios for arm in arms[scenario]]
+    rows = []
+    for benchmark in index.benchmarks:
+        cells = tuple(
+            None if (found := index.against_parent(model.key, benchmark)) is None else _evidence(index, found, "")
+            for model in columns
+        )
+        unit = index.difference_unit(index.metrics[benchmark].metric)
+        rows.append((benchmark, unit, cells))
+    return Glance(
+        scenarios=tuple(
+            (SCENARIO_TITLES.get(scenario, scenario), len(members)) for scenario, members in arms.items() if members
+        ),
+        columns=tuple(model_name(model) for model in columns),
+        rows=tuple(rows),
+    )
+
+
+def _sentence(index: Index, verdict: Verdict) -> Sentence:
+    benchmarks = unique(comparison.benchmark for comparison in verdict.comparisons)
+    pairs = unique(f"{comparison.candidate} {comparison.baseline}" for comparison in verdict.comparisons)
+    evidence = []
+    for comparison in verdict.comparisons:
+        names = [_short_pair(index, comparison)] if len(pairs) > 1 or len(benchmarks) == 1 else []
+        if len(benchmarks) > 1:
+            names.append(comparison.benchmark)
+        evidence.append(_evidence(index, comparison, ", ".join(names)))
+    return Sentence(verdict.text, tuple(evidence))
+
+
+def _short_pair(index: Index, comparison: Comparison) -> str:
+    candidate, baseline = index.models[comparison.candidate], index.models[comparison.baseline]
+    if comparison.family == "methods":
+        return f"{model_name(candidate)} − {model_name(baseline)}"
+    return model_name(candidate)
+
+
+def _evidence(index: Index, comparison: Comparison, label: str) -> Evidence:
+    difference = index.text(comparison.metric, comparison.difference, signed=True)
+    low, high = (index.text(comparison.metric, limit, signed=True) for limit in comparison.interval)
+    unit = index.difference_unit(comparison.metric)
+    return Evidence(
+        anchor=index.comparison_anchor(comparison),
+        mark=mark_of(comparison),
+        label=label,
+        difference=difference,
+        title=(
+            f"{index.name_of(comparison.candidate)} against {index.name_of(comparison.baseline)} on "
+            f"{comparison.benchmark}: {difference} {unit}, corrected interval {low} to {high}, corrected p "
+            f"{p_value(comparison.p_corrected)}"
+        ),
+    )
