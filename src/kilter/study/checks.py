@@ -191,7 +191,8 @@ def _check_origin(place: FieldPath, name: str, base: str, study: Study) -> "Iter
         yield Complaint(path, f"the study has no other model `{base}`", fix)
     else:
         origin: ModelSource = getattr(study.models, base)
-        if origin.init is not None and origin.init.base == name:
+        # A circle of two is one problem: it is told where it closes.
+        if origin.init is not None and origin.init.base == name and _MODELS.index(base) < _MODELS.index(name):
             fix = "give one of them a `source`, or `pretrain` it"
             yield Complaint(path, f"`{name}` starts from `{base}`, which starts from `{name}`", fix)
 

@@ -13,7 +13,7 @@ import yaml
 
 from kilter.study.problems import Complaint, FieldPath, Problem, StudyProblems, path_text
 
-_MAX_NODES = 100_000
+_MAX_NODES = 20_000
 _MAX_DIGITS = 18
 _SHOWN_CHARACTERS = 80
 _BEGIN = "`kilter init` writes a study to start from"

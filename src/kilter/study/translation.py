@@ -39,7 +39,9 @@ def complaints_of(errors: Sequence[ErrorDetails], data: Any, root: type[BaseMode
     places: dict[FieldPath, list[ErrorDetails]] = {}
     for error in errors:
         places.setdefault(place_of(error, data), []).append(error)
-    return tuple(_complaint(path, found, root) for path, found in places.items())
+    # Where a list could also have been something else, its wrong items say more than that it is not the other thing.
+    deepest = [path for path in places if not any(len(other) > len(path) == _shared(path, other) for other in places)]
+    return tuple(_complaint(path, places[path], root) for path in deepest)
 
 
 def coerced(data: Any, understood: Any, path: FieldPath = ()) -> Iterator[Complaint]:
@@ -104,6 +106,12 @@ def described(path: FieldPath, root: type[BaseModel] = Study) -> str:
     if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
         return text
     return f"{text.removesuffix('.')}. Default: {default!r}." if not isinstance(default, tuple | dict) else text
+
+
+def _shared(one: FieldPath, other: FieldPath) -> int:
+    return next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def _complaint(path: FieldPath, errors: Sequence[ErrorDetails], root: type[BaseModel]) -> Complaint:
