@@ -88,7 +88,8 @@ def definition_digest(task: Task) -> str:
     A task keeps its version number through some changes of its prompt; this digest does not.
     """
     definition = _described(vars(task.config))
-    definition.pop("metadata", None)
+    for told_elsewhere in ("metadata", "num_fewshot"):
+        definition.pop(told_elsewhere, None)
     return digest(definition)
 
 

@@ -1,6 +1,7 @@
 """A model loaded once for many benchmarks, through the harness's Hugging Face backend."""
 
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +40,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
     """The harness's Hugging Face model that also counts what it had to cut, and tells how far it is."""
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int | str) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=64)
+        with _only_errors():
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=64)
         self.tally = Tally()
 
     @contextlib.contextmanager
@@ -49,7 +51,8 @@ class LanguageModel(HFLM):  # type: ignore[misc]
         before = self.cache_hook
         self.set_cache_hook(_Watcher(progress, self.tally))
         try:
-            yield self.tally
+            with _only_errors():
+                yield self.tally
         finally:
             self.set_cache_hook(before)
 
@@ -152,6 +155,18 @@ class _Watcher:
         total = max(self._tally.requests, self._done)
         if self._done == total or self._done % TOLD_EVERY == 0:
             self._progress.update(self._done, total, unit="requests")
+
+
+@contextlib.contextmanager
+def _only_errors() -> "Iterator[None]":
+    """Keep the backend's warnings out of the log: one line a truncated request, which the tally counts."""
+    logger = logging.getLogger(HFLM.__module__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_finite(model: Any, token: int, folder: "Path") -> None:
