@@ -2,6 +2,8 @@
 
 import copy
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,13 @@ def test_a_study_is_frozen_and_documented():
     with pytest.raises(ValueError, match="frozen"):
         study.name = "y"
     assert all(field.description for field in Study.model_fields.values())
+
+
+def test_reading_a_study_imports_nothing_heavy():
+    script = (
+        "import sys, kilter.study.load, kilter.study.grid, kilter.study.template, kilter.study.facts\n"
+        "heavy = {'torch', 'transformers', 'trl', 'lm_eval', 'kfp', 'pandas', 'datasets', 'pyarrow', 'numpy'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or None)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
