@@ -66,21 +66,22 @@ class Cell:
 def primary_metrics(results: "StudyResults") -> tuple[Metric, ...]:
     """List each benchmark with its primary metric, in the order in which the models name them.
 
+    What has no primary metric, as the subtasks of a group, is shown but not compared.
+
     Raises:
-        StageFailed: models disagree on a benchmark's primary metric, or none is marked as such.
+        StageFailed: models disagree on a benchmark's primary metric.
     """
     found: dict[str, dict[tuple[str, str], Metric]] = {}
     for model in results.models:
         for score in model.scores:
-            marked = found.setdefault(score.benchmark, {})
             if score.primary:
-                marked.setdefault(
+                found.setdefault(score.benchmark, {}).setdefault(
                     (score.filter, score.metric),
                     Metric(score.benchmark, score.filter, score.metric, score.higher_is_better, score.chance),
                 )
     for benchmark, marked in found.items():
-        if len(marked) != 1:
-            named = ", ".join(f"{metric} ({name})" for name, metric in marked) or "none"
+        if len(marked) > 1:
+            named = ", ".join(f"{metric} ({name})" for name, metric in marked)
             raise StageFailed(
                 f"a benchmark has one primary metric, but the models' scores on {benchmark} mark {named}: evaluate "
                 "every model with the same task version"
@@ -100,7 +101,10 @@ def subject_of(results: "StudyResults") -> str:
 
 
 def arm_of(results: "StudyResults", cell: Cell, size: int | str) -> Arm | None:
-    """The models of a cell at one size: the first seed's, or all seeds' where there are three or more."""
+    """The models of a cell at one size: the first seed's, or all seeds' where there are three or more.
+
+    A seed whose model could not be made is passed over, unless there is no other.
+    """
     models = [
         model
         for model in results.models
@@ -109,9 +113,15 @@ def arm_of(results: "StudyResults", cell: Cell, size: int | str) -> Arm | None:
     ]
     order = {seed: place for place, seed in enumerate(results.seeds)}
     models.sort(key=lambda model: order.get(-1 if model.seed is None else model.seed, len(order)))
+    models = [model for model in models if has_result(model)] or models
     if not models:
         return None
     return Arm(tuple(models if len(results.seeds) >= SEEDS_FOR_METHODS else models[:1]))
+
+
+def has_result(model: "ModelResult") -> bool:
+    """Whether a model was made; one whose training failed is known by name only."""
+    return bool(model.training) or model.samples is not None
 
 
 def cells_of(results: "StudyResults", scenario: str, method: str) -> tuple[Cell, ...]:
@@ -130,16 +140,19 @@ def choose(results: "StudyResults") -> tuple[Chosen, ...]:
 
     The cell with the highest accuracy on the held-out preference pairs, at the largest size, mean over the seeds that
     are compared; equal accuracies are told apart by the larger held-out margin, then by the study's order. Where a cell
-    was not measured on held-out pairs, none is picked: every cell stands for itself, and all are in the families.
+    was not measured on held-out pairs, none is picked: every cell stands for itself, and all are in the families. What
+    could not be made is passed over, unless there is no other cell.
     """
     chosen: list[Chosen] = []
     for scenario in results.scenarios:
         for method in results.methods:
             cells = cells_of(results, scenario, method)
             arms = {cell: arm for cell in cells if (arm := arm_of(results, cell, largest_size(results))) is not None}
+            arms = {cell: arm for cell, arm in arms.items() if has_result(arm.models[0])} or arms
             measured = {cell: _held_out(arm) for cell, arm in arms.items()}
             if len(arms) == 1:
-                reasons = dict.fromkeys(arms, "only cell")
+                reason = "only cell" if len(cells) == 1 else f"the only one of {len(cells)} cells with a result"
+                reasons = dict.fromkeys(arms, reason)
             elif any(found is None for found in measured.values()):
                 reason = f"one of {len(arms)} cells, all shown: not every cell was measured on held-out pairs"
                 reasons = dict.fromkeys(arms, reason)

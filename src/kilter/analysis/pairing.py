@@ -9,7 +9,7 @@ import numpy as np
 from kilter.errors import StageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -106,11 +106,21 @@ def sum_by_cluster(values: "NDArray[np.float64]", cluster: "NDArray[np.int64]") 
     return sums
 
 
-def tasks_of(benchmark: str, tasks: "Sequence[str]") -> tuple[str, ...]:
-    """The tasks that make up a benchmark: the task of that name, or else the subtasks `<benchmark>_…` of a group."""
-    if benchmark in tasks:
-        return (benchmark,)
-    return tuple(task for task in tasks if task.startswith(f"{benchmark}_"))
+def tasks_of(benchmark: str, tasks: "Iterable[str]", benchmarks: "Iterable[str]") -> tuple[str, ...]:
+    """The tasks that make up a benchmark: the task of that name, or the subtasks `<benchmark>_…` of a group.
+
+    Args:
+        benchmark: a task or a group.
+        tasks: the tasks that samples are named by.
+        benchmarks: every benchmark of the study; a subtask belongs to the longest name that fits, so that `mmlu` does
+            not take what is `mmlu_pro`'s.
+    """
+
+    def owner(task: str) -> str:
+        fitting = [name for name in {benchmark, *benchmarks} if task == name or task.startswith(f"{name}_")]
+        return max(fitting, key=len, default="")
+
+    return tuple(task for task in tasks if owner(task) == benchmark)
 
 
 def measure(model: "ModelResult", benchmark: str, filter_name: str, metric: str) -> Measurements:
@@ -124,9 +134,10 @@ def measure(model: "ModelResult", benchmark: str, filter_name: str, metric: str)
 
     what = f"{benchmark} ({metric}, filter {filter_name})"
     if model.samples is None:
-        raise NotComparable(f"{model.name} has no samples, so that its {what} cannot be compared: evaluate it again")
+        raise NotComparable(f"{model.name} has no samples: it could not be made, or was not evaluated")
     table = model.samples.select(_COLUMNS)
-    wanted = tasks_of(benchmark, pc.unique(table["task"]).to_pylist())
+    benchmarks = [score.benchmark for score in model.scores if score.primary]
+    wanted = tasks_of(benchmark, pc.unique(table["task"]).to_pylist(), benchmarks)
     chosen = pc.and_(
         pc.is_in(table["task"], value_set=pa.array(wanted, pa.string())),
         pc.and_(pc.equal(table["filter"], filter_name), pc.equal(table["metric"], metric)),

@@ -159,3 +159,41 @@ def test_a_method_without_a_model_is_left_out_of_the_plan_but_not_the_others():
     results = replace(results, models=tuple(model for model in results.models if model.method != "kto"))
     planned = plan_comparisons(results, choose(results))
     assert Counter(each.family for each in planned) == {"parent": 3 * 2, "methods": 3 * 2}
+
+
+def unmade(model):
+    return replace(model, training={}, held_out={}, samples=None, scores=(), curve=None)
+
+
+def test_a_cell_that_could_not_be_made_is_passed_over():
+    results = small(variants={"ipo": ("beta=0.01", "beta=0.1")}, scenarios=("sft",))
+    results = replaced(results, lambda model: unmade(model) if model.variant == "beta=0.1" else model)
+    chosen = choose(results)
+    by_key = {model.key: model for model in results.models}
+    assert by_key[chosen[1].model].variant == "beta=0.01"
+    assert chosen[1].reason == "the only one of 2 cells with a result"
+
+
+def test_a_method_that_could_not_be_made_stays_in_its_families():
+    results = small(scenarios=("sft",))
+    failed = replaced(results, lambda model: unmade(model) if model.method == "kto" else model)
+    assert len(plan_comparisons(failed, choose(failed))) == len(plan_comparisons(results, choose(results)))
+
+
+def test_a_seed_that_could_not_be_made_is_passed_over():
+    two = small(scenarios=("sft",), seeds=(0, 1))
+    two = replaced(two, lambda model: unmade(model) if model.seed == 0 else model)
+    assert [model.seed for model in arm_of(two, Cell("sft", "dpo", ""), "all").models] == [1]
+    three = small(scenarios=("sft",), seeds=(0, 1, 2))
+    three = replaced(three, lambda model: unmade(model) if model.seed == 1 else model)
+    assert [model.seed for model in arm_of(three, Cell("sft", "dpo", ""), "all").models] == [0, 2]
+
+
+def test_subtasks_of_a_group_are_not_compared_by_themselves():
+    results = small(scenarios=("sft",))
+
+    def with_subtask(model):
+        subtask = replace(model.scores[0], benchmark="kilter_arithmetic_long", primary=False)
+        return replace(model, scores=(*model.scores, subtask))
+
+    assert primary_metrics(replaced(results, with_subtask)) == primary_metrics(results)

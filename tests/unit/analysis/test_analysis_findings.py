@@ -1,6 +1,8 @@
 """From results to findings: comparisons, verdict and notes."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -195,10 +197,28 @@ def test_models_evaluated_with_other_prompts_are_not_compared_and_it_is_said(res
     assert dpo.p_corrected >= find(findings, results, "parent", "sft dpo all", "sft", "kilter_arithmetic").p_corrected
 
 
-def test_a_model_without_samples_is_named_once_a_benchmark(results):
+def test_a_model_that_was_not_evaluated_is_named_once(results):
     found = analyse(changed_samples(results, "cpo", lambda samples: None))
-    refused = [text for text in texts(found, "note") if text.startswith("Not compared: sft cpo all has no samples")]
-    assert len(refused) == 5
+    refused = [text for text in texts(found, "note") if text.startswith("Not compared: ")]
+    assert len(refused) == len(set(refused)) == 3
+    assert "Not compared: sft cpo all has no samples: it could not be made, or was not evaluated." in refused
+
+
+def test_group_scores_come_from_their_subtasks():
+    group = SyntheticBenchmark("mmlu", subtasks=("mmlu_law", "mmlu_art"))
+    results = study_results(documents=40, scenarios=("sft",), sizes=("all",), benchmarks=(group,))
+    found = analyse(results)
+    assert {(each.benchmark, each.documents) for each in found.comparisons} == {("mmlu", 40)}
+    assert not any("is not the mean" in note for note in found.notes)
+
+
+def test_importing_the_analysis_is_cheap():
+    code = (
+        "import sys, kilter.analysis.analyse, kilter.analysis.tables; "
+        "print([name for name in ('scipy', 'statsmodels', 'pandas', 'torch') if name in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
 
 
 def test_scores_near_chance_are_said_to_be():

@@ -10,9 +10,11 @@ from study_results import SyntheticBenchmark, samples_table, study_results
 from kilter.analysis.pairing import NotComparable, average, measure, pair, tasks_of
 from kilter.errors import KilterError
 
+ANY_MODEL = study_results(documents=2, scenarios=("base",), sizes=("all",)).models[0]
+
 
 def model(samples, name="a model"):
-    return replace(study_results(documents=2, scenarios=("base",)).models[0], name=name, samples=samples)
+    return replace(ANY_MODEL, name=name, samples=samples, scores=())
 
 
 def measured(samples, name="a model", benchmark="arc"):
@@ -101,9 +103,15 @@ def test_exact_duplicates_within_a_task_form_one_cluster():
 
 
 def test_a_group_is_made_of_its_subtasks_unless_a_task_has_its_name():
-    assert tasks_of("mmlu", ["mmlu_law", "mmlu_art", "arc", "mmluish"]) == ("mmlu_law", "mmlu_art")
-    assert tasks_of("arc", ["arc", "arc_easy"]) == ("arc",)
-    assert tasks_of("piqa", ["arc"]) == ()
+    assert tasks_of("mmlu", ["mmlu_law", "mmlu_art", "arc", "mmluish"], ["mmlu"]) == ("mmlu_law", "mmlu_art")
+    assert tasks_of("arc", ["arc", "arc_easy"], ["arc", "arc_easy"]) == ("arc",)
+    assert tasks_of("piqa", ["arc"], ["piqa"]) == ()
+
+
+def test_a_subtask_belongs_to_the_longest_group_that_fits():
+    tasks = ["mmlu_law", "mmlu_pro_law", "mmlu_pro_art"]
+    assert tasks_of("mmlu", tasks, ["mmlu", "mmlu_pro"]) == ("mmlu_law",)
+    assert tasks_of("mmlu_pro", tasks, ["mmlu", "mmlu_pro"]) == ("mmlu_pro_law", "mmlu_pro_art")
 
 
 def test_seeds_are_averaged_on_each_document():
