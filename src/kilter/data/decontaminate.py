@@ -202,8 +202,10 @@ def _words(texts: Any) -> _Words:
     spaced = pc.ascii_trim(pc.replace_substring_regex(lowered, _NOT_A_WORD, " "), " ")
     lists = pc.split_pattern(spaced, " ")
     words = lists.flatten()
-    bounds = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64)
-    return _Words(words, bounds)
+    # Splitting a text without words gives one empty word.
+    counts = np.where(pc.equal(spaced, "").to_numpy(zero_copy_only=False), 0, pc.list_value_length(lists).to_numpy())
+    bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return _Words(words.filter(pc.not_equal(words, "")), bounds)
 
 
 def _word_values(words: Any) -> "NDArray[np.uint64]":

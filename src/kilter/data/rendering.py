@@ -163,7 +163,7 @@ class Renderer:
         return whole, ranges
 
     def check_prompt(self, ids: list[int], turns: int) -> None:
-        """Check a prompt: BOS once at the start or not at all, EOS and the end of a turn no more often than there are turns.
+        """Check a prompt: BOS once at the start or not at all, no more ends of turn than turns.
 
         Raises:
             StageFailed: it is otherwise; the message shows the tokens.

@@ -4,7 +4,7 @@ PLAIN = """\
 {{- bos_token if bos_token else '' -}}
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
-{{- '### Assistant:\\n' -}}
+{{- 'Assistant:\\n' -}}
 {%- generation -%}
 {{- (message['content'] | trim) + eos_token -}}
 {%- endgeneration -%}
@@ -14,7 +14,7 @@ PLAIN = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{- '### Assistant:\\n' -}}
+{{- 'Assistant:\\n' -}}
 {%- endif -%}
 """
 
@@ -43,8 +43,8 @@ def resolve_template(text_or_name: str | None) -> str | None:
     """Return a template's text: that of a shipped one by its name, or the text itself; None stays None.
 
     Args:
-        text_or_name: `plain` (turns headed User: and Assistant:; EOS ends each answer), `chatml` (needs the token `<|im_end|>`), a
-            Jinja template, or None for the tokenizer's own.
+        text_or_name: `plain` (turns headed User: and Assistant:, EOS after each answer), `chatml` (needs the token
+            `<|im_end|>`), a Jinja template, or None for the tokenizer's own.
     """
     if text_or_name is None:
         return None
