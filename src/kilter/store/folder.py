@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kilter.errors import StoreError
 from kilter.store.localfiles import copy_whole, explained, flush, sha256_of, write_flushed
 from kilter.store.names import InvalidName, check_name, check_prefix
-from kilter.store.objects import ObjectInfo, ObjectMissing
+from kilter.store.objects import ObjectInfo, ObjectMissing, WrongSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -131,7 +131,7 @@ class FolderObjects:
             raise ObjectMissing(f"{self.uri} holds no object {info.name}")
         found = source.stat().st_size
         if found != info.size:
-            raise StoreError(f"{info.name} in {self.uri} has {found} bytes instead of {info.size}")
+            raise WrongSize(f"{info.name} in {self.uri} has {found} bytes instead of {info.size}")
         with explained(f"copy {info.name}", path, info.size):
             path.parent.mkdir(parents=True, exist_ok=True)
             copy_whole(source, path, progress)

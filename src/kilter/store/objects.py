@@ -18,6 +18,10 @@ class ObjectMissing(StoreError):  # noqa: N818
     """There is no object of this name."""
 
 
+class WrongSize(StoreError):  # noqa: N818
+    """An object does not have as many bytes as it should."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """An object as a listing shows it."""
@@ -80,7 +84,7 @@ class Objects(Protocol):
 
         Raises:
             ObjectMissing: there is no such object.
-            StoreError: also where the bytes that came are not as many as `info` says.
+            WrongSize: the bytes that came are not as many as `info` says.
         """
         ...
 

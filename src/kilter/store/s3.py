@@ -22,7 +22,7 @@ from s3transfer.subscribers import BaseSubscriber
 from kilter.errors import StoreError
 from kilter.store.localfiles import explained, flush, temporary_name
 from kilter.store.names import check_name, check_prefix
-from kilter.store.objects import ObjectInfo, ObjectMissing
+from kilter.store.objects import ObjectInfo, ObjectMissing, WrongSize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -181,7 +181,7 @@ class S3Objects:
                     ).result()
                 found = temporary.stat().st_size
                 if found != info.size:
-                    raise StoreError(f"{info.name} in {self.uri} has {found} bytes instead of {info.size}")
+                    raise WrongSize(f"{info.name} in {self.uri} has {found} bytes instead of {info.size}")
                 flush(temporary)
                 temporary.replace(path)
             finally:
@@ -332,7 +332,7 @@ class S3Objects:
                 f"{what}: no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or AWS_PROFILE"
             )
-        if isinstance(error, botocore_errors.HTTPClientError):
+        if isinstance(error, botocore_errors.HTTPClientError | botocore_errors.ConnectionError):
             return StoreError(
                 f"{what}: {self._endpoint()} does not answer ({type(error).__name__}); check AWS_ENDPOINT_URL, the "
                 "network, and whether the server runs"

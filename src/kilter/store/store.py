@@ -20,7 +20,7 @@ from kilter.store.cache import Cache, Seal, is_sealed, scratch_folder, seal_of
 from kilter.store.localfiles import explained, flush, require_space, sha256_of
 from kilter.store.manifest import Manifest, Request, StoredObject, now
 from kilter.store.names import check_name
-from kilter.store.objects import ObjectInfo, ObjectMissing, Objects, open_objects
+from kilter.store.objects import ObjectInfo, ObjectMissing, Objects, WrongSize, open_objects
 from kilter.store.processes import host_name
 from kilter.store.versions import library_versions
 
@@ -442,7 +442,7 @@ class Store:
         for _ in range(2):
             try:
                 self.objects.download(info, path, progress)
-            except ObjectMissing:
+            except (ObjectMissing, WrongSize):
                 continue
             if sha256_of(path) == stored.sha256:
                 return seal_of(path, stored.sha256)
