@@ -56,7 +56,9 @@ def test_five_kills_lose_nothing_and_repeat_nothing(finished: Finished, tmp_path
 
 def test_two_runs_at_once_share_the_work(finished: Finished, tmp_path: Path, scores_of: Scores) -> None:
     store = tmp_path / "store"
-    runs = [start("run", STUDY, "--store", store, "--out", tmp_path / str(number), "--jobs", "1") for number in range(2)]
+    runs = [
+        start("run", STUDY, "--store", store, "--out", tmp_path / str(number), "--jobs", "1") for number in range(2)
+    ]
     for run in runs:
         _, errors = run.communicate(timeout=280)
         assert run.returncode == 0, errors
@@ -89,7 +91,9 @@ def test_a_flipped_byte_is_found_before_anything_is_trained_on_it(finished_copy:
     weights.chmod(0o644)
     weights.write_bytes(data)
     study = tmp_path / "more.yaml"
-    study.write_text(STUDY.read_text().replace("sizes: [32, 64]", "sizes: [32, 64, 96]").replace("[sft, base, instruct]", "[sft]"))
+    study.write_text(
+        STUDY.read_text().replace("sizes: [32, 64]", "sizes: [32, 64, 96]").replace("[sft, base, instruct]", "[sft]")
+    )
     before = committed(finished_copy)
     done = kilter("run", study, "--store", finished_copy, "--out", tmp_path / "report")
     assert done.returncode == 1
@@ -109,7 +113,10 @@ def test_a_failing_stage_leaves_the_others_running_and_the_report_names_it(finis
     study = tmp_path / "failing.yaml"
     study.write_text(
         STUDY.read_text()
-        .replace("methods: [dpo, {name: ipo, beta: 0.1}, kto, cpo]", "methods: [dpo, {name: cpo, training: {learning_rate: 1.0e+30}}]")
+        .replace(
+            "methods: [dpo, {name: ipo, beta: 0.1}, kto, cpo]",
+            "methods: [dpo, {name: cpo, training: {learning_rate: 1.0e+30}}]",
+        )
         .replace("[sft, base, instruct]", "[sft]")
     )
     done = kilter("run", study, "--store", finished_copy, "--out", tmp_path / "report")
@@ -152,7 +159,11 @@ def test_a_data_set_that_changed_gets_a_new_key(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {number}?", "chosen": "yes", "rejected": "no"} for number in range(50)]
     data = tmp_path / "pairs.jsonl"
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY.read_text().replace('preference: {source: "builtin:demo", split: preference,', "preference: {source: pairs.jsonl,"))
+    study.write_text(
+        STUDY.read_text().replace(
+            'preference: {source: "builtin:demo", split: preference,', "preference: {source: pairs.jsonl,"
+        )
+    )
     keys = []
     for last in ("first", "second"):
         data.write_text("\n".join(json.dumps(row) for row in [*rows, {"prompt": last, "chosen": "a", "rejected": "b"}]))

@@ -13,7 +13,10 @@ from kilter.study.specification import Study
 SMALL_STUDY: dict[str, Any] = {
     "name": "small",
     "models": {
-        "base": {"chat_template": "plain", "init": {"pretrain": {"data": {"source": "builtin:demo", "split": "text"}, "steps": 10}}},
+        "base": {
+            "chat_template": "plain",
+            "init": {"pretrain": {"data": {"source": "builtin:demo", "split": "text"}, "steps": 10}},
+        },
         "instruct": {"init": {"base": "base", "sft": {"data": {"source": "builtin:demo", "split": "instruct"}}}},
     },
     "data": {

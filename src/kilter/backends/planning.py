@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from kilter.plan.configs import IngestConfig
-from kilter.plan.expand import Surroundings, expand
+from kilter.plan.expand import MT_BENCH, Surroundings, expand
 from kilter.plan.graph import Node
 from kilter.stages.sources import resolve_sources
 from kilter.stages.versions import code_versions
@@ -31,9 +31,13 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     """
     from kilter.data.decontaminate import benchmark_list_digest
     from kilter.data.templates import resolve_template
+    from kilter.evaluation.index import require_task
     from kilter.stages.builtin_tasks import builtin_task_content
     from kilter.training.precision import resolve_precision
 
+    for benchmark in study.benchmarks:
+        if benchmark.task != MT_BENCH:
+            require_task(benchmark.task)
     facts = load_facts(folder / study.facts if study.facts else None)
     codes = code_versions()
     sources = resolve_sources(study, folder, facts, online=online and find_spec("huggingface_hub") is not None)

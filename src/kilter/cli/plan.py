@@ -98,10 +98,9 @@ def _summary_table(plan: "Plan", done: "set[Reference]") -> "Table":
 
     table = Table(title="Plan", title_justify="left")
     table.add_column("stage")
-    table.add_column("what it does", style="dim")
     for heading in ("results", "in the store", "to run", "most shared by"):
         table.add_column(heading, justify="right")
-    for name, kind in STAGES.items():
+    for name in STAGES:
         nodes = [(reference, node) for reference, node in plan if reference.stage == name]
         if not nodes:
             continue
@@ -109,7 +108,6 @@ def _summary_table(plan: "Plan", done: "set[Reference]") -> "Table":
         shared = max(node.cells for _, node in nodes)
         table.add_row(
             name,
-            kind.does,
             str(len(nodes)),
             str(found),
             str(len(nodes) - found),

@@ -144,7 +144,7 @@ def _attempt(process: _Process, reference: Reference) -> Manifest:
         seconds=time.monotonic() - clock,
         cpu_seconds=time.process_time() - cpu,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        tokens=summary.get("tokens"),
+        tokens=_tokens(summary),
     )
     manifest = store.commit(attempt, request, summary, started, resources)
     resume.clear()
@@ -160,6 +160,14 @@ def _run(
         # Resume state lies beside the attempt, not in it: a stopped stage loses nothing.
         store.abandon(attempt)
         raise
+
+
+def _tokens(summary: dict[str, Any]) -> int | None:
+    """Return how many tokens a stage worked on; one that tells them apart by part adds them up."""
+    tokens = summary.get("tokens")
+    if isinstance(tokens, dict):
+        return sum(int(part["total"]) for part in tokens.values())
+    return tokens if isinstance(tokens, int) else None
 
 
 def _checked_request(store: "Store", reference: Reference) -> "Request":

@@ -176,9 +176,11 @@ def _golden_rows(store: "Store", manifests: "Mapping[Reference, Manifest]") -> t
     for reference, manifest in manifests.items():
         if reference.stage != "prepare" or not _has(manifest, "golden.json"):
             continue
-        for row in json.loads(store.read_object(manifest, "golden.json")):
+        for row in json.loads(store.read_object(manifest, "golden.json"))["rows"]:
             parts = tuple(
-                (part, tuple((int(number), str(text)) for number, text in tokens)) for part, tokens in row.items()
+                (part, tuple((int(number), str(text)) for number, text in row[part]))
+                for part in ("input", "prompt", "chosen", "rejected")
+                if part in row
             )
             rows.append(GoldenRow(f"{manifest.label} ({reference.short})", parts))
     return tuple(rows)

@@ -30,7 +30,12 @@ def resolve_sources(
     Raises:
         WrongInput: a source is neither a built-in set, an existing path, an s3:// prefix nor a hub id.
     """
-    return {name: _resolve(name, folder, facts, online=online) for name in names_of(study)}
+    resolved: dict[SourceName, ResolvedSource] = {}
+    for name in names_of(study):
+        resolved[name] = _resolve(name, folder, facts, online=online)
+        # A hub that did not answer once is not waited for again.
+        online = online and not resolved[name].content.startswith("unresolved:")
+    return resolved
 
 
 def _resolve(name: SourceName, folder: Path, facts: "Facts", *, online: bool) -> ResolvedSource:
@@ -99,16 +104,19 @@ def hub_commit(name: SourceName) -> str | None:
     api = HfApi()
     try:
         info = (
-            api.model_info(name.source, revision=name.revision, timeout=10)
+            api.model_info(name.source, revision=name.revision, timeout=5)
             if name.kind == "model"
-            else api.dataset_info(name.source, revision=name.revision, timeout=10)
+            else api.dataset_info(name.source, revision=name.revision, timeout=5)
         )
     except HFValidationError as error:
         raise WrongInput(f"{name.source} is not a hub id: {error}") from error
     except HfHubHTTPError as error:
         raise WrongInput(f"the hub refuses {name.source} at {name.revision or 'main'}: {error}") from error
-    except OSError:
-        return None
+    except Exception as error:
+        # What a dead network raises belongs to the hub client's own HTTP library, whose name changes with its versions.
+        if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+            return None
+        raise
     return info.sha
 
 

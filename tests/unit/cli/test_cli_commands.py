@@ -14,7 +14,9 @@ from kilter.cli.reference import TARGET, reference_text
 HEAVY = ("torch", "kfp", "transformers", "trl", "lm_eval", "pandas", "scipy", "boto3", "pyarrow")
 
 
-@pytest.mark.parametrize("statement", ["import kilter", "import kilter.cli.main", "from kilter.cli.main import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "statement", ["import kilter", "import kilter.cli.main", "from kilter.cli.main import main; main(['--help'])"]
+)
 def test_starting_imports_nothing_heavy(statement: str) -> None:
     code = f"{statement}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -53,8 +53,12 @@ def test_one_sft_and_one_prepared_set_serve_all_cells_of_a_scenario() -> None:
 
 
 def test_reference_log_probabilities_are_shared_by_methods_and_sizes() -> None:
-    plan = plan_of(make_study(scenarios=["sft"], methods=["dpo", {"name": "ipo", "beta": [0.01, 0.1]}], sizes=[100, 4000]))
-    pairs = [node for reference, node in plan if reference.stage == "reference" and node.config_data["split"] == "train"]
+    plan = plan_of(
+        make_study(scenarios=["sft"], methods=["dpo", {"name": "ipo", "beta": [0.01, 0.1]}], sizes=[100, 4000])
+    )
+    pairs = [
+        node for reference, node in plan if reference.stage == "reference" and node.config_data["split"] == "train"
+    ]
     assert len(pairs) == 1
     assert pairs[0].cells == 6
 
@@ -67,7 +71,9 @@ def test_cpo_needs_no_reference_on_training_pairs() -> None:
 def test_only_kto_asks_for_mismatched_answers() -> None:
     with_kto = plan_of(make_study(scenarios=["base"], methods=["dpo", "kto"]))
     without = plan_of(make_study(scenarios=["base"], methods=["dpo"]))
-    mismatched = [node for reference, node in with_kto if reference.stage == "reference" and node.config_data["mismatched"]]
+    mismatched = [
+        node for reference, node in with_kto if reference.stage == "reference" and node.config_data["mismatched"]
+    ]
     assert len(mismatched) == 1
     assert keys(without, "reference", "align") <= keys(with_kto, "reference", "align")
 

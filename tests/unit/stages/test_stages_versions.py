@@ -18,7 +18,9 @@ def test_every_stage_has_a_code_version_with_its_libraries() -> None:
 
 def test_pinned_versions_are_those_of_the_lock() -> None:
     locked = dict(
-        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line and line[0].isalnum()
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line and line[0].isalnum()
     )
     makefile = (ROOT / "Makefile").read_text()
     torch = re.search(r"^TORCH := (\S+)$", makefile, re.MULTILINE)

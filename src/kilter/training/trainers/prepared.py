@@ -66,7 +66,7 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
         """Return the micro-batches of the schedule, in its order."""
         batches = [batch.tolist() for batch in self.schedule.micro_batches]
         loader: DataLoader[Any] = DataLoader(
-            range(sum(len(batch) for batch in batches)),  # type: ignore[arg-type]
+            range(1 + max(max(batch) for batch in batches)),  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=self.collate,
             pin_memory=self.args.dataloader_pin_memory,
@@ -184,8 +184,8 @@ class PairTrainer(PreparedTrainer):
         expected = self.objective.loss(scores, self.hyperparameters, kl)
         if ran != wanted or not math.isclose(loss, expected, rel_tol=_TOLERANCE[self.args.bf16], abs_tol=1e-6):
             raise StageFailed(
-                f"{self.objective.method} should train the loss {wanted} of {self.objective.trainer}, {expected:.6g} on the "
-                f"first batch; the trainer computed {loss:.6g} as {ran}"
+                f"{self.objective.method} should train the loss {wanted} of {self.objective.trainer}, {expected:.6g} on "
+                f"the first batch; the trainer computed {loss:.6g} as {ran}"
             )
 
 
