@@ -12,6 +12,7 @@ from kilter.errors import StoreError
 from kilter.plan.graph import Reference
 from kilter.store.manifest import Request, Resources, now
 from kilter.store.objects import ObjectInfo, open_objects
+from kilter.store.s3 import connect_from_environment
 from kilter.store.store import Store
 
 REFERENCE = Reference("align", "a" * 32)
@@ -164,6 +165,56 @@ def test_stages_of_one_machine_bring_an_object_once(s3_uri, scratch):
         contents = set(pool.map(fetch, range(4)))
     assert len(contents) == 1
     assert sum(brought) == 100
+
+
+def test_uploads_that_were_never_completed_are_swept_once_they_are_old(s3_uri):
+    client = connect_from_environment()
+    bucket, _, prefix = s3_uri.removeprefix("s3://").partition("/")
+    upload = client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/large")["UploadId"]
+    part = {"Bucket": bucket, "Key": f"{prefix}/large", "UploadId": upload, "PartNumber": 1}
+    client.upload_part(**part, Body=bytes(5 * MEBIBYTE))
+    objects = open_objects(s3_uri)
+    (listed,) = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)["Uploads"]
+    # The emulator dates every upload to 2010.
+    is_dated = listed["Initiated"].year > 2010
+    assert objects.sweep(3600, dry_run=True) == (0 if is_dated else 5 * MEBIBYTE)
+    assert objects.sweep(-10, dry_run=True) == 5 * MEBIBYTE
+    assert objects.sweep(-10, dry_run=False) == 5 * MEBIBYTE
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket, Prefix=prefix)
+
+
+def test_a_transfer_can_be_interrupted(s3_uri, tmp_path):
+    objects = open_objects(s3_uri)
+    (tmp_path / "large").write_bytes(bytes(40 * MEBIBYTE))
+    with pytest.raises(StoreError, match="interrupted"):
+        objects.upload(tmp_path / "large", "some/large", lambda _: objects.interrupt("some/"))
+    assert list(objects.list("")) == []
+    objects.upload(tmp_path / "large", "some/large", lambda _: objects.interrupt("other/"))
+    with pytest.raises(StoreError, match="interrupted"):
+        objects.download(
+            ObjectInfo("some/large", 40 * MEBIBYTE), tmp_path / "out", lambda _: objects.interrupt("some/")
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_failed_upload_fails_the_commit_and_stops_the_others(s3_uri, scratch):
+    store = Store.open(s3_uri)
+    attempt = store.begin(REFERENCE)
+    for number in range(3):
+        (attempt.directory / str(number)).write_bytes(bytes(MEBIBYTE))
+    upload = store.objects.upload
+
+    def failing(path, name, progress=None):
+        if path.name == "1":
+            raise StoreError("the network is gone")
+        upload(path, name, progress)
+
+    store.objects.upload = failing
+    with pytest.raises(StoreError, match="the network is gone"):
+        store.commit(attempt, REQUEST, {}, now(), RESOURCES)
+    assert store.manifest(REFERENCE) is None
+    store.objects.upload = upload
+    assert store.commit(attempt, REQUEST, {}, now(), RESOURCES).attempt == attempt.identifier
 
 
 def test_what_a_stage_committed_is_on_its_machine_already(s3_uri, scratch):

@@ -136,6 +136,9 @@ class FolderObjects:
             path.parent.mkdir(parents=True, exist_ok=True)
             copy_whole(source, path, progress)
 
+    def interrupt(self, prefix: str) -> None:
+        """See `Objects.interrupt`: copying a file is quick enough to be waited for."""
+
     def local_path(self, name: str) -> Path | None:
         """See `Objects.local_path`."""
         return self._path(name)

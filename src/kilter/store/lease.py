@@ -144,8 +144,13 @@ def acquire(
     if set(_names(store, reference)) - set(found) != {name}:
         store.objects.delete([name])
         return None
-    store.objects.delete(found)
-    return Lease(store, reference, name, holder, heartbeat_seconds)
+    lease = Lease(store, reference, name, holder, heartbeat_seconds)
+    try:
+        store.objects.delete(found)
+    except BaseException:
+        lease.release()
+        raise
+    return lease
 
 
 def holder(store: "Store", reference: "Reference", *, expiry_seconds: float = 60) -> Holder | None:

@@ -88,6 +88,10 @@ class Objects(Protocol):
         """
         ...
 
+    def interrupt(self, prefix: str) -> None:
+        """Make running transfers of objects below `prefix` end soon, with an error, in whatever threads they run."""
+        ...
+
     def local_path(self, name: str) -> "Path | None":
         """Return where the object lies on this machine; None if it does not."""
         ...

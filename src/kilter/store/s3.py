@@ -6,6 +6,7 @@ Endpoint, region and credentials come from the usual AWS environment and configu
 import hashlib
 import os
 import threading
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+    from s3transfer.futures import TransferFuture
 
-PART_BYTES = 32 * 1024 * 1024
+PART_BYTES = 16 * 1024 * 1024
 PARALLEL_PARTS = 8
 CONNECTIONS = 32
 TRIES = 6
@@ -89,6 +91,7 @@ class S3Objects:
         self._connected: S3Client | None = None
         self._transfers: TransferManager | None = None
         self._bucket_was_seen = False
+        self._running: dict[TransferFuture, str] = {}
 
     @property
     def uri(self) -> str:
@@ -166,7 +169,7 @@ class S3Objects:
         with explained(f"read {path.name}", path):
             size = path.stat().st_size
         with self._explained("write", name, size), explained(f"read {path.name}", path):
-            self._manager.upload(str(path), self._bucket, key, subscribers=_subscribers(progress)).result()
+            self._finish(name, self._manager.upload(str(path), self._bucket, key, subscribers=_subscribers(progress)))
 
     def download(self, info: ObjectInfo, path: "Path", progress: "Callable[[int], None] | None" = None) -> None:
         """See `Objects.download`."""
@@ -176,9 +179,10 @@ class S3Objects:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with self._explained("read", info.name):
-                    self._manager.download(
-                        self._bucket, key, str(temporary), subscribers=_subscribers(progress)
-                    ).result()
+                    self._finish(
+                        info.name,
+                        self._manager.download(self._bucket, key, str(temporary), subscribers=_subscribers(progress)),
+                    )
                 found = temporary.stat().st_size
                 if found != info.size:
                     raise WrongSize(f"{info.name} in {self.uri} has {found} bytes instead of {info.size}")
@@ -187,6 +191,13 @@ class S3Objects:
             finally:
                 temporary.unlink(missing_ok=True)
             flush(path.parent)
+
+    def interrupt(self, prefix: str) -> None:
+        """See `Objects.interrupt`."""
+        with self._lock:
+            running = [future for future, name in self._running.items() if name.startswith(prefix)]
+        for future in running:
+            future.cancel()
 
     def local_path(self, name: str) -> "Path | None":
         """See `Objects.local_path`."""
@@ -255,6 +266,16 @@ class S3Objects:
             self._process = os.getpid()
             self._connected = None
             self._transfers = None
+            self._running = {}
+
+    def _finish(self, name: str, future: "TransferFuture") -> None:
+        with self._lock:
+            self._running[future] = name
+        try:
+            future.result()
+        finally:
+            with self._lock:
+                self._running.pop(future, None)
 
     def _key(self, name: str) -> str:
         return self._prefix + check_name(name)
@@ -324,6 +345,8 @@ class S3Objects:
             raise self._explanation(error.last_exception, action, name, needed) from error.last_exception
         except (botocore_errors.BotoCoreError, botocore_errors.ClientError, *_FAILED_TRANSFER, _Conflict) as error:
             raise self._explanation(error, action, name, needed) from error
+        except CancelledError as error:
+            raise StoreError(f"could not {action} {self.uri}/{name}: the transfer was interrupted") from error
 
     def _explanation(self, error: BaseException, action: str, name: str, needed: int | None) -> StoreError:
         what = f"could not {action} {self.uri}/{name}".rstrip("/")

@@ -383,7 +383,7 @@ class Store:
         def upload(stored: StoredObject) -> None:
             self.objects.upload(attempt.directory / stored.name, f"{prefix}/{stored.name}")
 
-        for _ in each_in_threads(upload, objects):
+        for _ in each_in_threads(upload, objects, lambda: self.objects.interrupt(prefix)):
             pass
         arrived = {info.name: info.size for info in self.objects.list(f"{prefix}/")}
         expected = {f"{prefix}/{stored.name}": stored.size for stored in objects}
@@ -424,7 +424,9 @@ class Store:
                 require_space(folder, sum(stored.size for stored in missing))
                 try:
                     fetching = each_in_threads(
-                        lambda stored: self._fetch_object(manifest, stored, folder, progress), unsealed
+                        lambda stored: self._fetch_object(manifest, stored, folder, progress),
+                        unsealed,
+                        lambda: self.objects.interrupt(layout.attempt(manifest.reference, manifest.attempt)),
                     )
                     for stored, seal in fetching:
                         seals[stored.name] = seal
@@ -459,18 +461,27 @@ def corrupt(manifest: Manifest, stored: StoredObject, uri: str) -> CorruptObject
 
 
 def each_in_threads(
-    act: "Callable[[_Argument], _Result]", arguments: "Iterable[_Argument]", threads: int = THREADS
+    act: "Callable[[_Argument], _Result]",
+    arguments: "Iterable[_Argument]",
+    interrupt: "Callable[[], None] | None" = None,
 ) -> "Iterator[tuple[_Argument, _Result]]":
-    """Yield each argument with what `act` makes of it, in order; the first error stops the rest."""
+    """Yield each argument with what `act` makes of it, in order.
+
+    An error, or a signal, stops the rest: what has not begun never does, and `interrupt` is to shorten what is running.
+    """
     listed = list(arguments)
     if len(listed) < 2:
         yield from ((argument, act(argument)) for argument in listed)
         return
-    with ThreadPoolExecutor(min(threads, len(listed))) as pool:
+    with ThreadPoolExecutor(min(THREADS, len(listed))) as pool:
         futures = [pool.submit(act, argument) for argument in listed]
         try:
             for argument, future in zip(listed, futures, strict=True):
                 yield argument, future.result()
+        except BaseException:
+            if interrupt is not None:
+                interrupt()
+            raise
         finally:
             for future in futures:
                 future.cancel()

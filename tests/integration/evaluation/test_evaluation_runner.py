@@ -226,6 +226,17 @@ def test_an_own_task_reads_its_data_by_the_same_convention(loaded_model, own_tas
     assert [row["doc_id"] for row in rows] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("task", sorted(task_index.own_tasks()))
+def test_every_task_that_ships_with_kilter_runs_on_its_data(loaded_model, tmp_path, task):
+    from kilter.data.builtin import benchmark_folder
+
+    summary, rows = score(loaded_model, benchmark_folder(tmp_path), tmp_path / "out", task, limit=3)
+    assert primary(summary)["benchmark"] == task
+    assert primary(summary)["chance"] is not None
+    assert len(rows) == 3
+    assert summary["truncated_requests"] == 0
+
+
 def _run_in_fork(folder, mirror, output):
     import torch
 
