@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from kilter.backends.local.memory import available_bytes, estimated_bytes
 from kilter.backends.local.schedule import Execution, Schedule
 from kilter.backends.local.workers import Ended, Workers
+from kilter.backends.requests import request_of
 from kilter.errors import EXIT_PREEMPTED
 from kilter.stages.registry import STAGES
 
@@ -106,14 +108,20 @@ class LocalBackend:
         self, schedule: Schedule, workers: Workers, display: Display, folder: Path, stopping: list[bool]
     ) -> "tuple[dict[Reference, str], bool]":
         running: dict[int, Execution] = {}
+        memory: dict[int, int] = {}
+        room = available_bytes()
         attempts: dict[Reference, str] = {}
         logs: dict[Reference, str] = {}
         stop_at: float | None = None
         while True:
             while not stopping and len(running) < self.jobs and (execution := schedule.next()) is not None:
+                needed = estimated_bytes(schedule.nodes[execution.references[0]], self.store)
+                if running and room is not None and sum(memory.values()) + needed > room:
+                    schedule.put_back(execution)
+                    break
                 self._put_requests(schedule, execution)
                 identifier = workers.start(self._arguments(execution), folder / f"{workers.next_identifier}.log")
-                running[identifier] = execution
+                running[identifier], memory[identifier] = execution, needed
                 display.started(execution)
             if not running:
                 return logs, bool(stopping)
@@ -125,6 +133,7 @@ class LocalBackend:
             for happened in workers.poll(_POLL_SECONDS):
                 if isinstance(happened, Ended):
                     execution = running.pop(happened.identifier)
+                    del memory[happened.identifier]
                     self._end(schedule, execution, happened, bool(stopping))
                     logs |= self._keep_logs(execution, attempts, folder / f"{happened.identifier}.log")
                     display.ended(execution, schedule)
@@ -135,8 +144,6 @@ class LocalBackend:
             display.tick()
 
     def _put_requests(self, schedule: Schedule, execution: Execution) -> None:
-        from kilter.backends.requests import request_of
-
         for reference in execution.references:
             self.store.put_request(request_of(schedule.nodes[reference]))
 

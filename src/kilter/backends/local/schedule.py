@@ -78,6 +78,11 @@ class Schedule:
         self.running.update(together)
         return Execution(tuple(together), label)
 
+    def put_back(self, execution: Execution) -> None:
+        """Give back an execution that was taken and cannot start yet."""
+        self.running.difference_update(execution.references)
+        self.ready.update(execution.references)
+
     def finish(self, reference: "Reference") -> None:
         """Take note that a stage's result is there."""
         self.running.discard(reference)
