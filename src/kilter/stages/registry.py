@@ -52,7 +52,15 @@ class StageKind:
         return run
 
 
-_TRAINING_IMPORTS = ("torch", "transformers", "trl", "kilter.training.align", "kilter.training.sft")
+# transformers loads these at a model's first load, for seconds, if nobody did before.
+_MODEL_IMPORTS = (
+    "torch",
+    "transformers",
+    "transformers.core_model_loading",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+)
+_TRAINING_IMPORTS = (*_MODEL_IMPORTS, "trl", "kilter.training.align", "kilter.training.sft")
 
 STAGES: "Mapping[str, StageKind]" = {
     kind.name: kind
@@ -71,7 +79,7 @@ STAGES: "Mapping[str, StageKind]" = {
             does="make a small model from scratch",
             libraries=("torch", "transformers", "tokenizers"),
             modules=("kilter.stages.pretrain", "kilter.training.pretrain", "kilter.training.scratch"),
-            imports=("torch", "transformers", "kilter.training.pretrain"),
+            imports=(*_MODEL_IMPORTS, "kilter.training.pretrain"),
         ),
         StageKind(
             "subsample",
@@ -96,7 +104,7 @@ STAGES: "Mapping[str, StageKind]" = {
             does="turn rows into token ids, once",
             libraries=("transformers", "tokenizers"),
             modules=("kilter.stages.prepare", "kilter.data.prepare"),
-            imports=("transformers",),
+            imports=("transformers.models.auto.tokenization_auto",),
         ),
         StageKind(
             "sft",
@@ -115,7 +123,7 @@ STAGES: "Mapping[str, StageKind]" = {
             does="score the answers of preference pairs under the parent model",
             libraries=("torch", "transformers"),
             modules=("kilter.stages.reference", "kilter.training.reference"),
-            imports=("torch", "transformers", "kilter.training.reference"),
+            imports=(*_MODEL_IMPORTS, "kilter.training.reference"),
         ),
         StageKind(
             "align",
@@ -135,7 +143,7 @@ STAGES: "Mapping[str, StageKind]" = {
             libraries=("torch", "transformers", "lm-eval"),
             modules=("kilter.stages.evaluate", "kilter.evaluation"),
             shares="model",
-            imports=("torch", "transformers", "lm_eval", "kilter.evaluation.runner"),
+            imports=(*_MODEL_IMPORTS, "lm_eval", "kilter.evaluation.runner"),
         ),
         StageKind(
             "report",
