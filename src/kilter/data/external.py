@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BUCKET_BYTES = 48 << 20
-MOST_BUCKETS = 400
+BUCKET_BYTES = 16 << 20
+MOST_BUCKETS = 500
 _PLACE = "\x00place"
 
 
