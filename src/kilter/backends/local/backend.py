@@ -72,6 +72,8 @@ class RunOutcome:
     failures: tuple[Failure, ...]
     interrupted: bool
     seconds: float
+    busy_seconds: float = 0.0
+    """Seconds that executions ran, added up: with the stages' own seconds, it tells what starting them costs."""
 
 
 class LocalBackend:
@@ -100,16 +102,25 @@ class LocalBackend:
             Workers(modules, self.environment, Path(folder) / "forkserver.log") as workers,
             _stop_signals() as stopping,
         ):
-            logs, interrupted = self._loop(schedule, workers, display, Path(folder), stopping)
+            logs, busy_seconds = self._loop(schedule, workers, display, Path(folder), stopping)
         ran = tuple(reference for reference in plan.nodes if reference in schedule.done and reference not in done)
-        return RunOutcome(ran, len(done), _failures(plan, schedule, logs), interrupted, time.monotonic() - began)
+        return RunOutcome(
+            ran=ran,
+            reused=len(done),
+            failures=_failures(plan, schedule, logs),
+            interrupted=bool(stopping),
+            seconds=time.monotonic() - began,
+            busy_seconds=busy_seconds,
+        )
 
     def _loop(
         self, schedule: Schedule, workers: Workers, display: Display, folder: Path, stopping: list[bool]
-    ) -> "tuple[dict[Reference, str], bool]":
+    ) -> "tuple[dict[Reference, str], float]":
         running: dict[int, Execution] = {}
         memory: dict[int, int] = {}
         room = available_bytes()
+        began: dict[int, float] = {}
+        busy_seconds = 0.0
         attempts: dict[Reference, str] = {}
         logs: dict[Reference, str] = {}
         stop_at: float | None = None
@@ -122,9 +133,10 @@ class LocalBackend:
                 self._put_requests(schedule, execution)
                 identifier = workers.start(self._arguments(execution), folder / f"{workers.next_identifier}.log")
                 running[identifier], memory[identifier] = execution, needed
+                began[identifier] = time.monotonic()
                 display.started(execution)
             if not running:
-                return logs, bool(stopping)
+                return logs, busy_seconds
             if stopping and stop_at is None:
                 stop_at = time.monotonic() + _STOP_SECONDS
                 workers.signal_all(signal.SIGTERM)
@@ -134,6 +146,7 @@ class LocalBackend:
                 if isinstance(happened, Ended):
                     execution = running.pop(happened.identifier)
                     del memory[happened.identifier]
+                    busy_seconds += time.monotonic() - began.pop(happened.identifier)
                     self._end(schedule, execution, happened, bool(stopping))
                     logs |= self._keep_logs(execution, attempts, folder / f"{happened.identifier}.log")
                     display.ended(execution, schedule)
