@@ -131,7 +131,7 @@ def _model(store: "Store", model: ReportModel, manifests: "Mapping[Reference, Ma
         samples=pa.concat_tables(tables) if tables else None,
         curve=curve,
         training=summary,
-        held_out=summary.get("held_out", {}),
+        held_out={name: value for name, value in (summary.get("held_out") or {}).items() if value is not None},
         generations=_generations(store, answers) if answers else (),
     )
 
