@@ -6,6 +6,8 @@ from dataclasses import dataclass
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _SLACK = 1e-9
 """Of a step, so that rounding loses no tick."""
+_TINY = 1e-200
+"""What is smaller is drawn as nought."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def nice_axis(low: float, high: float, target: int = 5, *, widen: bool = True) -
     Raises:
         ValueError: the limits are not finite or not in order.
     """
-    if low == high:
-        room = abs(low) * 0.1 or 1.0
-        low, high = low - room, high + room
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"an axis needs two finite limits in order, got {low} and {high}")
+    if high - low <= max(_SLACK * max(abs(low), abs(high)), _TINY):
+        room = abs(low) * 0.1 if abs(low) > _TINY else 1.0
+        low, high = low - room, high + room
     step = nice_step(low, high, target)
     if widen:
         low, high = math.floor(low / step + _SLACK) * step, math.ceil(high / step - _SLACK) * step

@@ -19,6 +19,7 @@ _CHARACTER = 6.1
 """Pixels that a character of a chart's text takes, about."""
 _WIDE_CHARACTER = 7.4
 """The same for bold text."""
+_LABEL_CHARACTERS = 26
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,10 @@ def forest_plot(
     axis = nice_axis(
         min(0.0, *(row.low for row in rows)),
         max(0.0, *(row.high for row in rows)),
-        6 if width > 500 else 4,
+        8 if width > 500 else 4,
         widen=False,
     )
-    left = 20 + _CHARACTER * max(len(row.label) for row in rows)
+    left = 20 + _CHARACTER * max(len(_shortened(row.label)) for row in rows)
     right = width - (_WIDE_CHARACTER * max(len(row.text) for row in rows) + 8 if values else 8)
     x = Scale(axis.low, axis.high, left + 8, right - 8)
     top, drawn, bands = 30.0, [], []
@@ -231,7 +232,7 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], *, x_label: str
     bars = [bar for bar in bars if math.isfinite(bar.value)]
     if not bars:
         return _empty_chart(title, width, 80)
-    left = 14 + _CHARACTER * max(len(bar.label) for bar in bars)
+    left = 14 + _CHARACTER * max(len(_shortened(bar.label)) for bar in bars)
     right = width - 14 - _CHARACTER * max(len(bar.text) for bar in bars)
     axis = nice_axis(0.0, max(bar.value for bar in bars) or 1.0, 4)
     x = Scale(axis.low, axis.high, left, right)
@@ -248,7 +249,7 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], *, x_label: str
             element(
                 "g",
                 element("title", bar.title),
-                element("text", bar.label, class_="label", x=left - 8, y=middle + 4, text_anchor="end"),
+                element("text", _shortened(bar.label), class_="label", x=left - 8, y=middle + 4, text_anchor="end"),
                 element("rect", class_="bar", x=left, y=middle - 8, width=length, height=16, rx=3),
                 element("text", bar.text, class_="value", x=x(bar.value) + 6, y=middle + 4),
             )
@@ -363,17 +364,18 @@ def _line(series: Series, points: Sequence[Point], x: Scale, y: Scale, shift: fl
 
 
 def _interval(across: float, bottom: float, top: float) -> Markup:
-    shape = f"M{across - 3:.1f} {bottom:.1f}h6M{across:.1f} {bottom:.1f}V{top:.1f}M{across - 3:.1f} {top:.1f}h6"
-    return element("path", class_="interval", d=shape)
+    ends = [path([(across - 3, level), (across + 3, level)]) for level in (bottom, top)]
+    return element("path", class_="interval", d=path([(across, bottom), (across, top)]) + "".join(ends))
 
 
 def _forest_row(row: ForestRow, x: Scale, middle: float, right: float, *, values: bool) -> Markup:
     low, high = x(row.low), x(row.high)
-    whisker = f"M{low:.1f} {middle - 4:.1f}v8M{low:.1f} {middle:.1f}H{high:.1f}M{high:.1f} {middle - 4:.1f}v8"
+    ends = [path([(end, middle - 4), (end, middle + 4)]) for end in (low, high)]
+    whisker = path([(low, middle), (high, middle)]) + "".join(ends)
     parts = [
         element("title", row.title),
         element("rect", class_="hit", x=0, y=middle - 10, width=right, height=20),
-        element("text", row.label, class_="label", x=16, y=middle + 4),
+        element("text", _shortened(row.label), class_="label", x=16, y=middle + 4),
         element(
             "g",
             element("path", class_="interval", d=whisker),
@@ -384,6 +386,11 @@ def _forest_row(row: ForestRow, x: Scale, middle: float, right: float, *, values
     if values:
         parts.append(element("text", row.text, class_=f"value {row.mark}", x=right + 4, y=middle + 4))
     return element("g", *parts)
+
+
+def _shortened(label: str) -> str:
+    """Cut a label that would leave no room for the plot; the row's title has it whole."""
+    return label if len(label) <= _LABEL_CHARACTERS else label[: _LABEL_CHARACTERS - 1] + "…"
 
 
 def _signed_tick(value: float, step: float) -> str:

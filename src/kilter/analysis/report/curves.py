@@ -196,7 +196,7 @@ def _training_group(index: Index, title: str, scenario: str, column: str, label:
 
 def _training_chart(title: str, lines: Sequence[Series], label: str) -> Markup:
     last = "; ".join(f"{line.name} ends at {line.points[-1].y:.3g}" for line in lines)
-    return line_chart(title, last, lines, x_label="optimizer step", y_label=label, width=250, height=176)
+    return line_chart(title, last, lines, x_label="optimizer step", y_label=label, width=216, height=164)
 
 
 def _dash_of(sizes: Sequence[int], size: int | None) -> int:

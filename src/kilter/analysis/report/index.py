@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from kilter.analysis.comparisons import Measured
-from kilter.analysis.families import Arm, Cell, Metric, arm_of, chosen_cells, largest_size, primary_metrics
+from kilter.analysis.families import Arm, Cell, arm_of, chosen_cells, largest_size, primary_metrics
 from kilter.analysis.findings import Comparison, Findings
 from kilter.analysis.intervals import Interval
 from kilter.analysis.report.charts import Style
@@ -200,11 +200,6 @@ def full_name(model: ModelResult) -> str:
     size = f" · {size_text(model)}" if model.size is not None else ""
     seed = f" · seed {model.seed}" if model.seed else ""
     return f"{origin} → {model_name(model)}{size}{seed}"
-
-
-def metric_text(metric: Metric) -> str:
-    """Return a metric's name with its filter, where that is not the only one."""
-    return metric.metric if metric.filter in ("none", "") else f"{metric.metric}, {metric.filter}"
 
 
 def unique(values: Iterable[str]) -> tuple[str, ...]:

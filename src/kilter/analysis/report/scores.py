@@ -6,7 +6,7 @@ from typing import Literal
 from kilter.analysis.families import Arm, Metric
 from kilter.analysis.findings import Comparison
 from kilter.analysis.report.formatting import NOTHING, p_value
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, metric_text, model_name, size_text
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name, size_text
 
 Mark = Literal["", "better", "worse", "unclear"]
 
@@ -40,6 +40,8 @@ class Head:
 
     benchmark: str
     metric: str
+    filter: str
+    """Empty for a metric without one."""
     documents: int
     unit: str
     direction: str
@@ -88,7 +90,8 @@ def _score_table(index: Index, scenario: str) -> ScoreTable:
 def _head(index: Index, metric: Metric) -> Head:
     return Head(
         benchmark=metric.benchmark,
-        metric=metric_text(metric),
+        metric=metric.metric,
+        filter="" if metric.filter == "none" else metric.filter,
         documents=index.documents(metric.benchmark),
         unit=index.unit(metric.metric),
         direction="" if metric.higher_is_better else "lower is better",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from kilter.analysis.findings import Comparison, Verdict
 from kilter.analysis.report.formatting import p_value
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name, unique
+from kilter.analysis.report.index import Index, model_name, unique
 from kilter.analysis.report.scores import Mark, mark_of
 
 
@@ -48,7 +48,9 @@ class Glance:
     """Heading and number of columns."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[Evidence | None, ...]], ...]
-    """Benchmark, unit of the differences, and a cell a column."""
+    """Benchmark, unit of its differences where that is not the unit of all, and a cell a column."""
+    unit: str
+    """Unit of all differences."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class VerdictSection:
     """What limits every finding."""
 
 
+_SHORT_SCENARIOS = {"sft": "SFT, then align", "base": "Skip SFT (pretrained)", "instruct": "Skip SFT (instruct)"}
 _GROUPS = (
     ("helped", "Helped", "▲", "better"),
     ("hurt", "Hurt", "▼", "worse"),
@@ -101,7 +104,7 @@ def _headline(index: Index, parents: Sequence[Comparison]) -> str:
     count = f"{len(parents)} {'difference' if len(parents) == 1 else 'differences'}"
     return (
         f"Of {count} from a parent model, {better} {_are(better)} better, {worse} {_are(worse)} worse, and {unclear} "
-        f"cannot be told from none, at a family-wise error rate of {index.results.alpha:g}."
+        f"cannot be told from none. The error rate is {index.results.alpha:g} for all of a scenario together."
     )
 
 
@@ -113,19 +116,21 @@ def _glance(index: Index) -> Glance:
     arms = {scenario: index.arms(scenario) for scenario in index.results.scenarios}
     columns = [arm.models[0] for scenario in index.results.scenarios for arm in arms[scenario]]
     rows = []
+    units = unique(index.difference_unit(metric.metric) for metric in index.metrics.values())
     for benchmark in index.benchmarks:
         cells = tuple(
             None if (found := index.against_parent(model.key, benchmark)) is None else _evidence(index, found, "")
             for model in columns
         )
-        unit = index.difference_unit(index.metrics[benchmark].metric)
+        unit = index.difference_unit(index.metrics[benchmark].metric) if len(units) > 1 else ""
         rows.append((benchmark, unit, cells))
     return Glance(
         scenarios=tuple(
-            (SCENARIO_TITLES.get(scenario, scenario), len(members)) for scenario, members in arms.items() if members
+            (_SHORT_SCENARIOS.get(scenario, scenario), len(members)) for scenario, members in arms.items() if members
         ),
         columns=tuple(model_name(model) for model in columns),
         rows=tuple(rows),
+        unit=units[0] if len(units) == 1 else "",
     )
 
 

@@ -16,28 +16,43 @@
     show();
   };
 
-  const reveal = () => {
-    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const reveal = (id) => {
+    const target = id && document.getElementById(id);
     if (!target) return;
-    let opened = false;
     for (let place = target; place; place = place.parentElement) {
-      if (place.tagName === "DETAILS" && !place.open) { place.open = true; opened = true; }
+      if (place.tagName === "DETAILS") place.open = true;
     }
-    if (opened) target.scrollIntoView();
+    document.querySelectorAll(".target").forEach((other) => other.classList.remove("target"));
+    target.classList.add("target");
+    target.scrollIntoView();
+  };
+  const named = (hash) => hash.slice(1);
+
+  const links = () => {
+    // In a srcdoc frame an address is resolved against the outer page: following a link would load that page here.
+    const framed = document.baseURI.split("#")[0] !== location.href.split("#")[0];
+    document.addEventListener("click", (event) => {
+      const link = event.target instanceof Element && event.target.closest("a[href^='#']");
+      if (!link) return;
+      if (framed) event.preventDefault();
+      if (framed || link.hash === location.hash) reveal(named(link.hash));
+    });
+    addEventListener("hashchange", () => reveal(named(location.hash)));
+    reveal(named(location.hash));
   };
 
   const contents = () => {
-    const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
+    const entries = new Map([...document.querySelectorAll("nav a")].map((link) => [named(link.hash), link]));
     const visible = new Set();
-    const watcher = new IntersectionObserver((entries) => {
-      entries.forEach((entry) => visible[entry.isIntersecting ? "add" : "delete"](entry.target.id));
-      const current = [...links.keys()].find((id) => visible.has(id));
-      links.forEach((link, id) => {
+    const watcher = new IntersectionObserver((changes) => {
+      changes.forEach((entry) => visible[entry.isIntersecting ? "add" : "delete"](entry.target.id));
+      const current = [...entries.keys()].find((id) => visible.has(id));
+      entries.forEach((link, id) => {
         if (id === current) link.setAttribute("aria-current", "true");
         else link.removeAttribute("aria-current");
       });
     }, { rootMargin: "-64px 0px -55% 0px" });
-    links.forEach((_, id) => { const section = document.getElementById(id); if (section) watcher.observe(section); });
+    entries.forEach((_, id) => { const section = document.getElementById(id); if (section) watcher.observe(section); });
   };
 
   const valueOf = (row, column) => {
@@ -70,7 +85,7 @@
 
   const filterable = (box) => {
     const table = document.getElementById(box.dataset.filter);
-    const count = box.parentElement.querySelector("output");
+    const count = box.closest(".filter").querySelector("output");
     const texts = new Map([...table.tBodies[0].rows].map((row) => [row, row.textContent.toLowerCase()]));
     box.addEventListener("input", () => {
       const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -89,13 +104,8 @@
     contents();
     document.querySelectorAll("table.sortable").forEach(sortable);
     document.querySelectorAll("input[data-filter]").forEach(filterable);
-    addEventListener("hashchange", reveal);
-    document.addEventListener("click", (event) => {
-      const link = event.target instanceof Element && event.target.closest("a[href^='#']");
-      if (link && link.hash === location.hash) reveal();
-    });
     addEventListener("beforeprint", () =>
       document.querySelectorAll("details.print").forEach((block) => { block.open = true; }));
-    reveal();
+    links();
   });
 })();
