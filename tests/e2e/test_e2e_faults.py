@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import STUDY, Finished, kilter, start
+from command import STUDY, Finished, kilter, start
 
 from kilter.store.store import Store
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import STUDY, Finished, kilter
+from command import STUDY, Finished, kilter
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 

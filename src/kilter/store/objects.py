@@ -29,6 +29,8 @@ class ObjectInfo:
     name: str
     size: int
     """Bytes."""
+    entity_tag: str | None = None
+    """What the server calls this content (S3's ETag); None where a place has no such thing."""
 
 
 class Objects(Protocol):

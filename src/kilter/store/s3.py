@@ -123,7 +123,7 @@ class S3Objects:
                 name = entry["Key"][len(self._prefix) :]
                 # Some tools mark a folder by an empty object whose name ends so.
                 if not name.endswith("/"):
-                    yield ObjectInfo(name, entry["Size"])
+                    yield ObjectInfo(name, entry["Size"], entry["ETag"])
 
     def folders(self, prefix: str) -> "Iterator[str]":
         """See `Objects.folders`."""
