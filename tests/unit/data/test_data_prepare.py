@@ -125,6 +125,18 @@ def test_the_ids_are_those_of_the_rendered_text(tmp_path: Path) -> None:
     assert "".join(text for _, text in golden["rows"][row["position"]]["chosen"]) == "Four.</s>"
 
 
+def test_an_answer_that_would_merge_into_its_prompt_is_tokenised_apart(tmp_path: Path) -> None:
+    tokenizer = _tokenizer("<s>")
+    blank = PLAIN.replace("Assistant:\\n", "Assistant: ")
+    asked = [{"prompt": "What is two plus two?", "chosen": "two", "rejected": "plus"}]
+    rows, summary, _ = _prepare_pairs(tmp_path, tokenizer, asked, chat_template=blank)
+    assert summary["boundary_apart"] == 2
+    (row,) = rows
+    prompt = "<s>User:\nWhat is two plus two?\n\nAssistant: "
+    assert row["prompt_ids"] == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert row["chosen_ids"] == tokenizer("two</s>", add_special_tokens=False)["input_ids"]
+
+
 def test_special_tokens_spelt_out_in_the_data_do_not_end_a_turn(tmp_path: Path) -> None:
     tokenizer = _tokenizer("<s>")
     rows, summary, _ = _prepare_pairs(tmp_path, tokenizer, chat_template=PLAIN)
