@@ -15,6 +15,7 @@ from kilter.canonical import digest
 from kilter.data.schemas import STEP_METRICS
 from kilter.errors import StageFailed
 from kilter.training.precision import device_name
+from kilter.training.scoring import fitting_head
 from kilter.training.trainers.prepared import IDENTITY
 from kilter.training.trainers.watcher import SECONDS
 
@@ -109,7 +110,7 @@ def train(
     trainer.follow(schedule, identity, _seconds_spent(checkpoint, identity))
     if checkpoint is not None:
         run.log(f"continuing from the checkpoint in {checkpoint.name}")
-    with _imports_out_of_collection():
+    with _imports_out_of_collection(), fitting_head(trainer.model):
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step != schedule.steps:
         raise StageFailed(f"the training ended after {trainer.state.global_step} of {schedule.steps} steps")

@@ -69,6 +69,11 @@ class PairRows:
         """Tokens of each row: the prompt with the chosen answer, and the prompt with the rejected one."""
         return 2 * self.prompts.lengths + self.chosen.lengths + self.rejected.lengths
 
+    @property
+    def longest(self) -> "Indices":
+        """Tokens of each row's longer sequence, prompt and answer."""
+        return self.prompts.lengths + np.maximum(self.chosen.lengths, self.rejected.lengths)
+
 
 @dataclass(frozen=True)
 class ConversationRows:

@@ -41,7 +41,9 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
         Preempted: `run.stop` became true; the state has been published.
     """
     rows = read_conversations(data / "train.parquet", config.size)
-    schedule = row_schedule(len(rows), config.epochs, config.batch_size, config.micro_batch_size, config.seed)
+    schedule = row_schedule(
+        rows.input_ids.lengths, config.epochs, config.batch_size, config.micro_batch_size, config.seed
+    )
     tokenizer = load_tokenizer(model)
     policy, stored = load_model(model, device_name())
     with checkpoint_folder(output) as checkpoints:

@@ -184,8 +184,8 @@ class PairTrainer(PreparedTrainer):
         expected = self.objective.loss(scores, self.hyperparameters, kl)
         if ran != wanted or not math.isclose(loss, expected, rel_tol=_TOLERANCE[self.args.bf16], abs_tol=1e-6):
             raise StageFailed(
-                f"{self.objective.method} should train the loss {wanted} of {self.objective.trainer}, {expected:.6g} on "
-                f"the first batch; the trainer computed {loss:.6g} as {ran}"
+                f"{self.objective.method} should train the loss {wanted} of {self.objective.trainer}, {expected:.6g} "
+                f"on the first batch; the trainer computed {loss:.6g} as {ran}"
             )
 
 

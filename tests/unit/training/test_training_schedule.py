@@ -1,0 +1,99 @@
+"""The order of training: every row as often as it should, whole blocks, the same from the same seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kilter.errors import StageFailed
+from kilter.training.schedule import block_schedule, row_schedule
+
+SIZES = st.integers(1, 60)
+
+
+def rows_of_equal_length(rows, *arguments):
+    return row_schedule(np.full(rows, 7), *arguments)
+
+
+@given(rows=SIZES, epochs=st.integers(1, 3), batch=st.integers(1, 20), micro=st.integers(1, 20), seed=st.integers(0, 9))
+def test_each_row_is_trained_once_an_epoch_and_every_step_but_the_last_is_full(rows, epochs, batch, micro, seed):
+    schedule = rows_of_equal_length(rows, epochs, batch, micro, seed)
+    stream = np.concatenate(schedule.micro_batches)
+    for epoch in range(epochs):
+        assert sorted(stream[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+    per_step = schedule.rows_per_step()
+    assert schedule.steps == len(per_step)
+    assert (per_step[:-1] == batch).all()
+    assert 0 < per_step[-1] <= batch
+    assert schedule.micro_batch <= micro
+    assert sum(per_step) == epochs * rows
+
+
+@given(rows=st.integers(2, 60), seed=st.integers(0, 9))
+def test_the_order_follows_from_the_seed_alone(rows, seed):
+    first, again = (rows_of_equal_length(rows, 2, 8, 4, seed) for _ in range(2))
+    assert first.digest() == again.digest()
+    assert all((one == other).all() for one, other in zip(first.micro_batches, again.micro_batches, strict=True))
+
+
+def test_another_seed_and_another_epoch_are_other_orders():
+    first, other = rows_of_equal_length(50, 2, 50, 50, 0), rows_of_equal_length(50, 2, 50, 50, 1)
+    assert first.digest() != other.digest()
+    assert (first.micro_batches[0] != first.micro_batches[1]).any()
+
+
+def test_the_split_into_micro_batches_does_not_change_the_order():
+    orders = [np.concatenate(rows_of_equal_length(37, 1.5, 8, micro, 3).micro_batches) for micro in (1, 2, 3, 8)]
+    assert all((order == orders[0]).all() for order in orders)
+
+
+def test_half_an_epoch_is_half_of_the_rows():
+    assert sum(rows_of_equal_length(40, 0.5, 8, 4, 0).rows_per_step()) == 20
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(StageFailed, match="nothing to train on"):
+        rows_of_equal_length(0, 1, 8, 4, 0)
+
+
+@given(
+    sizes=st.lists(st.integers(8, 15), min_size=1, max_size=20),
+    batch=st.integers(8, 64),
+    micro=st.integers(1, 32),
+    seed=st.integers(0, 9),
+)
+def test_blocks_are_never_split_and_never_lost(sizes, batch, micro, seed):
+    ends = np.cumsum(sizes)
+    blocks = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    schedule = block_schedule(blocks, 1, batch, micro, seed)
+    assert sorted(np.concatenate(schedule.micro_batches)) == list(range(sum(sizes)))
+    for rows in schedule.micro_batches:
+        touched = {int(np.searchsorted(ends, row, side="right")) for row in rows}
+        assert len(rows) == sum(sizes[block] for block in touched)
+    assert schedule.batch_unit == "block"
+
+
+def test_the_effective_batch_counts_pairs_as_near_as_blocks_allow():
+    blocks = [np.arange(start, start + 8) for start in range(0, 800, 8)]
+    assert block_schedule(blocks, 1, 32, 8, 0).effective_batch == 32
+    assert block_schedule(blocks, 1, 32, 16, 0).accumulation == 2
+    assert block_schedule(blocks, 1, 20, 8, 0).effective_batch == 16
+    assert block_schedule(blocks, 1, 4, 2, 0).effective_batch == 8
+
+
+def test_tokens_are_counted_for_each_step():
+    lengths = np.arange(10) + 1
+    schedule = row_schedule(lengths, 1, 4, 2, 0)
+    assert schedule.tokens_per_step(lengths).sum() == 55
+    assert schedule.tokens_per_step(lengths)[0] == lengths[np.concatenate(schedule.micro_batches[:2])].sum()
+
+
+@given(lengths=st.lists(st.integers(1, 99), min_size=1, max_size=60), micro=st.integers(1, 8), seed=st.integers(0, 9))
+def test_rows_of_a_step_are_sorted_by_length_but_stay_in_their_step(lengths, micro, seed):
+    sizes = np.array(lengths)
+    schedule = row_schedule(sizes, 1, 8, micro, seed)
+    equal = rows_of_equal_length(len(sizes), 1, 8, micro, seed)
+    for start in range(0, len(schedule.micro_batches), schedule.accumulation):
+        step, other = (np.concatenate(one.micro_batches[start : start + one.accumulation]) for one in (schedule, equal))
+        assert sorted(step) == sorted(other)
+        assert sizes[step].tolist() == sorted(sizes[step], reverse=True)
