@@ -114,7 +114,8 @@ def documents_needed(documents: int, smallest_detectable: float, difference: flo
     Returns:
         The number of documents, or None where no number is known to be enough.
     """
-    if difference == 0 or not math.isfinite(smallest_detectable):
+    # A difference of equal means may be left with rounding's noise: it is nought too.
+    if abs(difference) < 1e-12 or not math.isfinite(smallest_detectable):
         return None
     return max(1, math.ceil(documents * (smallest_detectable / abs(difference)) ** 2))
 

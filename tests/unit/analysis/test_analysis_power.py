@@ -83,6 +83,7 @@ def test_half_the_difference_needs_four_times_the_documents():
     assert documents_needed(300, 0.08, 0.04) == 1200
     assert documents_needed(300, 0.08, -0.08) == 300
     assert documents_needed(300, 0.08, 0.0) is None
+    assert documents_needed(300, 0.08, 1.1e-16) is None
     assert documents_needed(300, math.inf, 0.1) is None
 
 

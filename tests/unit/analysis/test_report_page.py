@@ -352,3 +352,17 @@ def test_rows_that_do_not_add_up_are_called_out(study):
     wrong = replace(results, data=(DataAccount("preference", 100, {"exact duplicate": 10}, 5, 80),))
     assert "These numbers do not add up: 5 rows are unexplained." in Page(html_of(wrong, findings)).text
     assert "do not add up" not in Page(html_of(results, findings)).text
+
+
+def test_a_rise_of_a_metric_that_should_fall_is_worse():
+    results = study_results(
+        documents=200, scenarios=("sft",), methods=("dpo",), sizes=("all",), benchmarks=BENCHMARKS[:1]
+    )
+    turned = tuple(
+        replace(model, scores=tuple(replace(score, higher_is_better=False) for score in model.scores))
+        for model in results.models
+    )
+    text = html_of(replace(results, models=turned))
+    assert re.search(r'<span class="delta">▼ \+[\d.]+ worse</span>', text)
+    assert "(lower is better; signs turned)" in text
+    assert re.search(r'class="value worse"[^>]*>▼ −[\d.]+ \[−[\d.]+, −[\d.]+\]<', text)

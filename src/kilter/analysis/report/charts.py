@@ -111,8 +111,8 @@ def line_chart(
     rules: Sequence[Rule] = (),
     x_ticks: Sequence[Tick] = (),
     logarithmic: bool = False,
-    width: int = 340,
-    height: int = 224,
+    width: int = 292,
+    height: int = 208,
 ) -> Markup:
     """Draw lines over a linear or logarithmic axis.
 

@@ -48,7 +48,7 @@ class Glance:
     """Heading and number of columns."""
     columns: tuple[str, ...]
     rows: tuple[tuple[str, str, tuple[Evidence | None, ...]], ...]
-    """Benchmark, unit of its differences where that is not the unit of all, and a cell a column."""
+    """Benchmark, what sets its differences apart (their unit, their direction), and a cell a column."""
     unit: str
     """Unit of all differences."""
 
@@ -104,7 +104,7 @@ def _headline(index: Index, parents: Sequence[Comparison]) -> str:
     count = f"{len(parents)} {'difference' if len(parents) == 1 else 'differences'}"
     return (
         f"Of {count} from a parent model, {better} {_are(better)} better, {worse} {_are(worse)} worse, and {unclear} "
-        f"cannot be told from none. The error rate is {index.results.alpha:g} for all of a scenario together."
+        f"cannot be told from none (family-wise error rate {index.results.alpha:g} in each scenario)."
     )
 
 
@@ -122,8 +122,10 @@ def _glance(index: Index) -> Glance:
             None if (found := index.against_parent(model.key, benchmark)) is None else _evidence(index, found, "")
             for model in columns
         )
-        unit = index.difference_unit(index.metrics[benchmark].metric) if len(units) > 1 else ""
-        rows.append((benchmark, unit, cells))
+        metric = index.metrics[benchmark]
+        notes = [index.difference_unit(metric.metric)] if len(units) > 1 else []
+        notes += [] if metric.higher_is_better else ["lower is better"]
+        rows.append((benchmark, ", ".join(filter(None, notes)), cells))
     return Glance(
         scenarios=tuple(
             (_SHORT_SCENARIOS.get(scenario, scenario), len(members)) for scenario, members in arms.items() if members

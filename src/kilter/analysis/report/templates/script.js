@@ -24,7 +24,7 @@
     }
     document.querySelectorAll(".target").forEach((other) => other.classList.remove("target"));
     target.classList.add("target");
-    target.scrollIntoView();
+    target.scrollIntoView({ block: target.tagName === "TR" ? "center" : "start" });
   };
   const named = (hash) => hash.slice(1);
 
