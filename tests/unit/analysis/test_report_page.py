@@ -182,6 +182,23 @@ def test_missing_stages_and_scores_are_named_at_the_top(study):
     assert ">missing</span>" in text
 
 
+def test_stages_that_waited_for_a_failed_one_are_counted_there(study):
+    results, _ = study
+    model = results.models[-1]
+    stages = tuple(
+        replace(stage, state="missing", error="the disk is full" if stage.stage == "align" else "not run")
+        if model.key in (f"{stage.stage}/{stage.key}", stage.inputs.get("model"))
+        else stage
+        for stage in results.stages
+    )
+    failed = replace(model, scores=(), samples=None, curve=None, held_out={}, training={}, pairs=None, generations=())
+    results = replace(results, stages=stages, models=(*results.models[:-1], failed))
+    text = html_of(results, analyse(results))
+    top = Page(text[: text.index('id="verdict"')]).text
+    assert "Incomplete: 2 results are missing" in top
+    assert "the disk is full (5 stages that need it did not run.)" in top
+
+
 def test_few_steps_are_marked_in_words(page_text):
     assert page_text.count('title="fewer than 50 steps"') == 24
 

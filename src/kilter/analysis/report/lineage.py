@@ -1,9 +1,11 @@
 """Where every number comes from: stages with their keys, inputs, configurations and manifests; versions; problems."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kilter.analysis.report.index import Index, full_name, reference_of, short_reference
+from kilter.analysis.results import Stage
 
 
 @dataclass(frozen=True)
@@ -93,19 +95,32 @@ def versions(index: Index) -> tuple[Version, ...]:
 
 
 def problems(index: Index) -> tuple[Problem, ...]:
-    """Name the stages that have no result and the scores that models lack."""
-    found = [
-        Problem(
-            f"{stage.stage}: {stage.label or short_reference(reference_of(stage))}",
-            stage.error or "There is no result in the store.",
-            index.anchor(reference_of(stage)),
-        )
-        for stage in index.results.stages
-        if stage.state != "done"
-    ]
+    """Name the stages that have no result, and the scores that models lack without such a reason.
+
+    Stages that could not run because another has no result are counted at the one that they waited for.
+    """
+    missing = {reference_of(stage): stage for stage in index.results.stages if stage.state != "done"}
+    waiting = {reference: _root(reference, missing) for reference in missing}
+    found = []
+    for reference, stage in missing.items():
+        if waiting[reference] != reference:
+            continue
+        dependants = sum(root == reference for root in waiting.values()) - 1
+        text = stage.error or "There is no result in the store."
+        if dependants:
+            text += f" ({dependants} {'stage that needs' if dependants == 1 else 'stages that need'} it did not run.)"
+        title = f"{stage.stage}: {stage.label or short_reference(reference)}"
+        found.append(Problem(title, text, index.anchor(reference)))
+    explained = {source for stage in missing.values() for source in stage.inputs.values()} | set(missing)
     for model in index.results.models:
-        missing = [benchmark for benchmark in index.benchmarks if not index.has_score(model, benchmark)]
-        if missing:
-            text = f"It has no score on {', '.join(missing)}."
+        lacking = [benchmark for benchmark in index.benchmarks if not index.has_score(model, benchmark)]
+        if lacking and model.key not in explained:
+            text = f"It has no score on {', '.join(lacking)}."
             found.append(Problem(full_name(model), text, index.anchor(model.key)))
     return tuple(found)
+
+
+def _root(reference: str, missing: Mapping[str, Stage]) -> str:
+    """Follow the inputs of a missing stage to the missing stage that all waited for."""
+    source = next((source for source in missing[reference].inputs.values() if source in missing), None)
+    return reference if source is None else _root(source, missing)

@@ -1,5 +1,6 @@
 """The tables of models: how each was trained, and what it does on the held-out pairs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kilter.analysis.report.formatting import NOTHING, count, duration, fixed, share, significant
@@ -7,7 +8,9 @@ from kilter.analysis.report.index import Index, full_name, model_name, unique
 from kilter.analysis.results import ModelResult
 from kilter.analysis.verdict import FEW_STEPS
 
-_SHOWN_APART = frozenset({"steps", "epochs", "tokens", "loss", "hyperparameters", "versions", "seconds"})
+_SHOWN_APART = frozenset({"steps", "epochs", "tokens", "loss", "seconds", "pairs"})
+_SHOWN_FIRST = ("loss_type", "learning_rate", "effective_batch", "batch_size", "precision")
+"""Settings that a reader looks for; the others fold away."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class ModelRow:
     seconds: str
     loss: str
     settings: str
+    further_settings: str
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ def _has_few_steps(model: ModelResult) -> bool:
 def _model_row(index: Index, model: ModelResult) -> ModelRow:
     training = model.training
     stage = index.stage_of(model)
-    settings = dict(training.get("hyperparameters") or {})
-    settings |= {
-        name: value
-        for name, value in training.items()
-        if name not in _SHOWN_APART and isinstance(value, str | int | float | bool)
+    settings = {
+        **(stage.config if stage else {}),
+        **{name: value for name, value in training.items() if name not in _SHOWN_APART},
     }
+    plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
+    hyperparameters = dict(training.get("hyperparameters") or {})
+    first = {name: plain[name] for name in _SHOWN_FIRST if name in plain}
+    further = {name: value for name, value in plain.items() if name not in first and name not in _SHOWN_APART}
     return ModelRow(
         name=full_name(model),
         anchor=index.anchor(model.key),
@@ -90,7 +96,8 @@ def _model_row(index: Index, model: ModelResult) -> ModelRow:
         tokens=count(_number(training.get("tokens"))),
         seconds=duration(stage.seconds if stage else None),
         loss=_significant(training.get("loss")),
-        settings=", ".join(f"{name} {_setting(value)}" for name, value in settings.items()),
+        settings=_listed(hyperparameters | first),
+        further_settings=_listed(further),
     )
 
 
@@ -107,6 +114,10 @@ def _held_out_row(index: Index, model: ModelResult) -> HeldOutRow:
         kl=_three_decimals(values.get("kl")),
         loss=_three_decimals(values.get("loss")),
     )
+
+
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {_setting(value)}" for name, value in settings.items())
 
 
 def _setting(value: object) -> str:
