@@ -149,17 +149,18 @@ def whole_blocks(path: "Path", rows: PairRows) -> "list[Indices]":
 
     A row without a block, or whose partner is not in its block, has no mismatched answers and is left out.
     """
-    table = pq.read_table(path, columns=["block"], use_threads=False)
-    everywhere = np.bincount(_numbers(table, "block") + 1)
+    everywhere = np.bincount(_numbers(pq.read_table(path, columns=["block"], use_threads=False), "block") + 1)
+    order = np.argsort(rows.blocks, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(rows.blocks[order])) + 1) if len(order) else []
     blocks = []
-    for block, first in sorted(zip(*np.unique(rows.blocks, return_index=True), strict=True), key=lambda pair: pair[1]):
-        members = np.flatnonzero(rows.blocks == block) if block >= 0 else np.empty(0, np.int64)
+    for members in sorted(groups, key=lambda group: int(group[0])):
+        block = int(rows.blocks[members[0]])
         if block < 0 or len(members) != everywhere[block + 1]:
             continue
         if not np.isin(rows.mismatched[members], rows.positions[members]).all():
             raise StageFailed(
-                f"{path.name}: a row of block {block} (from position {rows.positions[first]}) takes its mismatched "
-                "answers from outside its block; prepare the data again"
+                f"{path.name}: a row of block {block} (from position {rows.positions[members[0]]}) takes its "
+                "mismatched answers from outside its block; prepare the data again"
             )
         blocks.append(members)
     return blocks

@@ -169,8 +169,9 @@ def test_each_step_is_reported(world, tmp_path):
     assert all({"loss", "learning_rate"} == set(update[3]) for update in told.updates)
 
 
-def test_bf16_trains_too(world, tmp_path):
-    exact, rounded = (world.align("dpo", tmp_path / precision, precision=precision) for precision in ("fp32", "bf16"))
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto", "cpo"])
+def test_bf16_trains_too(world, method, tmp_path):
+    exact, rounded = (train(world, method, tmp_path / name, precision=name) for name in ("fp32", "bf16"))
     assert rounded["precision"] == "bf16"
     assert rounded["loss"] != exact["loss"]
     assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.05)
