@@ -46,9 +46,9 @@ def _load(context: "StageContext", config: EvaluateConfig) -> "ModelUnderTest":
 def _mirror(context: "StageContext", config: EvaluateConfig) -> Path | None:
     """Return the folder that benchmark data come from: the task's own, made here, or the study's mirror."""
     if config.content is not None:
-        from kilter.stages.builtin_tasks import write_benchmarks
+        from kilter.data.builtin import benchmark_folder
 
-        return context.resource("built-in benchmarks", lambda: write_benchmarks(context.scratch))
+        return context.resource("built-in benchmarks", lambda: benchmark_folder(context.scratch))
     mirror = context.request.hints.get("mirror")
     return Path(mirror) if mirror else None
 

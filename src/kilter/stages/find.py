@@ -12,12 +12,12 @@ _MOST_LISTED = 10
 
 
 def find_result(store: "Store", name: str) -> Reference:
-    """Return the one result that `name` means: `stage/key`, the beginning of a key, or the label of a model.
+    """Return the one result that `name` means: `stage/key`, the beginning of a key, or a model's name.
 
     Raises:
         WrongInput: nothing, or more than one result, goes by that name.
     """
-    found = store.find(name) or _by_label(store, name)
+    found = _by_label(store, name) if name.count("/") > 1 else store.find(name) or _by_label(store, name)
     if not found:
         raise WrongInput(f"{store.uri} has no result {name!r}; `kilter store ls` lists them")
     if len(found) > 1:

@@ -44,7 +44,7 @@ class StageKind:
     saves_when_stopped: bool = False
     """Asked to stop, it saves a checkpoint by itself; other stages are simply cut short."""
     imports: tuple[str, ...] = ()
-    """Heavy libraries that are worth importing before a process is forked for the stage."""
+    """What is worth importing before a process is forked for the stage; `module:function` is also called."""
 
     def load(self) -> "Callable[[StageContext], dict[str, Any]]":
         """Import the stage's module and return its `run`."""
@@ -57,10 +57,23 @@ _MODEL_IMPORTS = (
     "torch",
     "transformers",
     "transformers.core_model_loading",
+    "kilter.training.models:warm_up",
     "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",
 )
-_TRAINING_IMPORTS = (*_MODEL_IMPORTS, "trl", "kilter.training.align", "kilter.training.sft")
+_TRAINING_IMPORTS = (
+    *_MODEL_IMPORTS,
+    "deepspeed",  # accelerate imports it at the first optimizer step where it is installed
+    "trl",
+    "kilter.stages.sft",
+    "kilter.stages.align",
+    "kilter.training.sft",
+    "kilter.training.align",
+    "kilter.training.trainers.sft",
+    "kilter.training.trainers.dpo",
+    "kilter.training.trainers.kto",
+    "kilter.training.trainers.cpo",
+)
 
 STAGES: "Mapping[str, StageKind]" = {
     kind.name: kind
@@ -143,7 +156,7 @@ STAGES: "Mapping[str, StageKind]" = {
             libraries=("torch", "transformers", "lm-eval"),
             modules=("kilter.stages.evaluate", "kilter.evaluation"),
             shares="model",
-            imports=(*_MODEL_IMPORTS, "lm_eval", "kilter.evaluation.runner"),
+            imports=(*_MODEL_IMPORTS, "lm_eval", "kilter.evaluation.runner", "kilter.stages.evaluate"),
         ),
         StageKind(
             "report",

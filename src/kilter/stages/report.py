@@ -61,12 +61,14 @@ def find_request(store: "Store", study: "Study") -> "Request | None":
 def render(results: StudyResults, output: "Path") -> "tuple[Findings, Path]":
     """Analyse the results and write the report, its tables and a short outcome into `output`."""
     from kilter.analysis.analyse import analyse
+    from kilter.analysis.comparisons import Measured
     from kilter.analysis.outcome import outcome_of
     from kilter.analysis.report.render import render_report
 
-    findings = analyse(results)
+    measured = Measured()
+    findings = analyse(results, measured)
     output.mkdir(parents=True, exist_ok=True)
-    path = render_report(results, findings, output)
+    path = render_report(results, findings, output, measured=measured)
     (output / OUTCOME).write_text(
         json.dumps(outcome_of(results, findings), indent=2, ensure_ascii=False), encoding="utf-8"
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, conversion_mapping
 
 from kilter.errors import StageFailed
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _NOT_TOKENIZER = ("config.json", "generation_config.json", "README.md")
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 CHAT_TEMPLATE = "chat_template.jinja"
+
+
+def warm_up() -> None:
+    """Make the tables that transformers makes at a process's first load of a model: 0.3 s of regular expressions."""
+    conversion_mapping.get_checkpoint_conversion_mapping("llama")
 
 
 def load_model(folder: "Path", device: str) -> "tuple[PreTrainedModel, torch.dtype]":

@@ -29,7 +29,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def serve(connection: socket.socket, modules: "list[str]") -> None:
-    """Import `modules`, then fork a child for every message until the other side closes."""
+    """Import `modules` (and call the functions of those written `module:function`), then fork a child for every message until the other side closes."""
     _import(modules)
     gc.freeze()  # children share these pages until they write to them
     connection.send(json.dumps({"ready": True}).encode())
@@ -72,13 +72,16 @@ def _reap(children: "dict[int, int]", connection: socket.socket) -> None:
 
 
 def _import(modules: "list[str]") -> None:
-    for module in modules:
+    for name in modules:
+        module, _, function = name.partition(":")
         try:
-            importlib.import_module(module)
+            imported = importlib.import_module(module)
+            if function:
+                getattr(imported, function)()
         except (
             Exception
         ) as error:  # a library that is missing or broken fails the stages that need it, with its own message
-            print(f"could not import {module} beforehand: {error}", file=sys.stderr)
+            print(f"could not import {name} beforehand: {error}", file=sys.stderr)
 
 
 def _child(task: "dict[str, object]", events: int, connection: socket.socket, server: int) -> None:
