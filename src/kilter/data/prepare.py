@@ -60,7 +60,7 @@ class _Counts:
 def prepare(
     rows: "Path", tokenizer_folder: "Path", config: "PrepareConfig", output: "Path", progress: "Progress"
 ) -> dict[str, Any]:
-    """Write `train.parquet`, `holdout.parquet` (token ids) and `golden.json` (the first rows, token by token).
+    """Write `train.parquet` and `holdout.parquet` (token ids), `golden.json` (first rows, by token), and the template.
 
     Of a pair, the prompt keeps its end and its BOS and has at most `max_prompt_length` tokens (half of `max_length`
     by default), whatever the answers' length; an answer keeps its start and has what is left of `max_length`. A
@@ -119,6 +119,8 @@ def prepare(
                 progress.update(done, total, "rows")
         summaries[split] = counts.summary()
     _write_golden(golden, renderer, pairs, output)
+    # Models that are trained on these rows carry the template on.
+    (output / "chat_template.jinja").write_text(renderer.template, encoding="utf-8")
     train = summaries["train"]
     if train["truncated_share"] > config.max_truncated:
         raise StageFailed(

@@ -106,6 +106,11 @@ def test_bos_and_end_of_turn_stand_exactly_once_where_they_belong(tmp_path: Path
             assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(answer[:-1])
 
 
+def test_the_template_goes_along_for_the_models_that_train_on_the_rows(tmp_path: Path) -> None:
+    _prepare_pairs(tmp_path, _tokenizer("<s>"), chat_template=PLAIN)
+    assert (tmp_path / "output" / "chat_template.jinja").read_text(encoding="utf-8") == PLAIN
+
+
 def test_the_ids_are_those_of_the_rendered_text(tmp_path: Path) -> None:
     tokenizer = _tokenizer("<s>")
     rows, summary, golden = _prepare_pairs(tmp_path, tokenizer, chat_template="".join(PLAIN))
