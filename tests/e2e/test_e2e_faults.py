@@ -19,6 +19,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 Scores = Callable[[Path], Mapping[str, Any]]
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Return a part of the tiny study, so that its results are among those of the undisturbed run."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        STUDY.read_text()
+        .replace("scenarios: [sft, instruct]", "scenarios: [sft]")
+        .replace("[dpo, kto, cpo]", "[dpo, kto]")
+    )
+    return path
+
+
+def part_of(whole: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    """Tell whether scores are the same as those of the undisturbed run, and not none at all."""
+    return bool(part) and part.items() <= whole.items()
+
+
 def committed(store: Path) -> dict[str, str]:
     """Return the winning attempt of every result."""
     if not store.exists():
@@ -34,13 +51,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_five_kills_lose_nothing_and_repeat_nothing(finished: Finished, tmp_path: Path, scores_of: Scores) -> None:
+def test_five_kills_lose_nothing_and_repeat_nothing(
+    finished: Finished, small: Path, tmp_path: Path, scores_of: Scores
+) -> None:
     store = tmp_path / "store"
-    total = len(committed(finished.store))
+    total = len(json.loads(kilter("plan", small, "--store", store, "--json").stdout)["stages"])
     chance = random.Random(20261123)
     before: dict[str, str] = {}
     for moment in sorted(chance.sample(range(1, total - 2), 5)):
-        process = start("run", STUDY, "--store", store, "--out", tmp_path / "report")
+        process = start("run", small, "--store", store, "--out", tmp_path / "report")
         wait_until(lambda moment=moment, process=process: len(committed(store)) >= moment or process.poll() is not None)
         time.sleep(chance.random())  # anywhere within what runs then
         process.kill()
@@ -48,38 +67,40 @@ def test_five_kills_lose_nothing_and_repeat_nothing(finished: Finished, tmp_path
         now = committed(store)
         assert before.items() <= now.items(), "a result that was there was made again"
         before = now
-    last = kilter("run", STUDY, "--store", store, "--out", tmp_path / "report")
+    last = kilter("run", small, "--store", store, "--out", tmp_path / "report")
     assert last.returncode == 0, last.stderr
     assert before.items() <= committed(store).items()
-    assert scores_of(store) == scores_of(finished.store)
+    assert part_of(scores_of(finished.store), scores_of(store))
 
 
-def test_two_runs_at_once_share_the_work(finished: Finished, tmp_path: Path, scores_of: Scores) -> None:
+def test_two_runs_at_once_share_the_work(finished: Finished, small: Path, tmp_path: Path, scores_of: Scores) -> None:
     store = tmp_path / "store"
     runs = [
-        start("run", STUDY, "--store", store, "--out", tmp_path / str(number), "--jobs", "1") for number in range(2)
+        start("run", small, "--store", store, "--out", tmp_path / str(number), "--jobs", "1") for number in range(2)
     ]
     for run in runs:
         _, errors = run.communicate(timeout=280)
         assert run.returncode == 0, errors
-    assert scores_of(store) == scores_of(finished.store)
+    assert part_of(scores_of(finished.store), scores_of(store))
     opened = Store.open(str(store))
     for reference in opened.references():
         if reference.stage in ("pretrain", "sft", "align"):
             assert len(opened.logs(reference)) == 1, f"{reference} was trained twice"
 
 
-def test_ctrl_c_stops_cleanly_and_the_next_run_continues(finished: Finished, tmp_path: Path, scores_of: Scores) -> None:
+def test_ctrl_c_stops_cleanly_and_the_next_run_continues(
+    finished: Finished, small: Path, tmp_path: Path, scores_of: Scores
+) -> None:
     store = tmp_path / "store"
-    process = start("run", STUDY, "--store", store, "--out", tmp_path / "report")
-    wait_until(lambda: any(name.startswith("align/") for name in committed(store)) or process.poll() is not None)
+    process = start("run", small, "--store", store, "--out", tmp_path / "report")
+    wait_until(lambda: any(name.startswith("reference/") for name in committed(store)) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in errors
     assert "Traceback" not in errors
-    assert kilter("run", STUDY, "--store", store, "--out", tmp_path / "report").returncode == 0
-    assert scores_of(store) == scores_of(finished.store)
+    assert kilter("run", small, "--store", store, "--out", tmp_path / "report").returncode == 0
+    assert part_of(scores_of(finished.store), scores_of(store))
 
 
 def test_a_flipped_byte_is_found_before_anything_is_trained_on_it(finished_copy: Path, tmp_path: Path) -> None:
@@ -92,7 +113,7 @@ def test_a_flipped_byte_is_found_before_anything_is_trained_on_it(finished_copy:
     weights.write_bytes(data)
     study = tmp_path / "more.yaml"
     study.write_text(
-        STUDY.read_text().replace("sizes: [32, 64]", "sizes: [32, 64, 96]").replace("[sft, base, instruct]", "[sft]")
+        STUDY.read_text().replace("sizes: [32, 64]", "sizes: [32, 64, 96]").replace("[sft, instruct]", "[sft]")
     )
     before = committed(finished_copy)
     done = kilter("run", study, "--store", finished_copy, "--out", tmp_path / "report")
@@ -114,10 +135,10 @@ def test_a_failing_stage_leaves_the_others_running_and_the_report_names_it(finis
     study.write_text(
         STUDY.read_text()
         .replace(
-            "methods: [dpo, {name: ipo, beta: 0.1}, kto, cpo]",
+            "methods: [dpo, kto, cpo]",
             "methods: [dpo, {name: cpo, training: {learning_rate: 1.0e+30}}]",
         )
-        .replace("[sft, base, instruct]", "[sft]")
+        .replace("[sft, instruct]", "[sft]")
     )
     done = kilter("run", study, "--store", finished_copy, "--out", tmp_path / "report")
     assert done.returncode == 1

@@ -15,7 +15,7 @@ def test_a_run_ends_with_a_report_and_a_table(finished: Finished) -> None:
     assert (finished.report / "report.html").stat().st_size > 10_000
     assert (finished.report / "summary.md").exists()
     outcome = json.loads((finished.report / "outcome.json").read_text())
-    assert {model["scenario"] for model in outcome["models"]} == {None, "sft", "base", "instruct"}
+    assert {model["scenario"] for model in outcome["models"]} == {None, "sft", "instruct"}
     assert outcome["verdicts"]
 
 
@@ -72,7 +72,6 @@ def test_the_resolved_loss_is_on_record(finished: Finished) -> None:
         for manifest in Store.open(str(finished.store)).manifests("align")
     }
     assert losses["dpo"][1] == "sigmoid"
-    assert losses["ipo"][1] == "ipo"
     assert "KTO" in losses["kto"][0]
     assert "CPO" in losses["cpo"][0]
 

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 from kilter.plan.graph import Reference
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 EVENTS_DESCRIPTOR = "KILTER_EVENTS_FD"
 _SECONDS_BETWEEN_UPDATES = 0.2
+_SECONDS_BETWEEN_LINES = 5.0
 
 Kind = Literal["started", "progress", "waiting", "reused", "done", "failed", "preempted"]
 
@@ -63,24 +65,46 @@ class JsonLines:
 
 
 class PlainLines:
-    """Writes events for people who read a container's log."""
+    """Writes events for people who read a log."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Write one line; progress at most every ten seconds."""
-        if event.kind == "progress" and event.done != event.total:
-            return
+        """Write one line; of progress, only now and then and at the end."""
+        now = time.monotonic()
+        if event.kind == "progress":
+            if now - self.last < _SECONDS_BETWEEN_LINES and event.done != event.total:
+                return
+            self.last = now
         amount = f" {event.done}/{event.total} {event.unit}" if event.done is not None else ""
+        values = "".join(f"  {name} {value:.4g}" for name, value in event.values.items())
         seconds = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
         message = f": {event.message}" if event.message else ""
-        print(f"{event.reference.short} {event.kind}{amount}{seconds}{message}", file=sys.stderr, flush=True)
+        moment = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        line = f"{moment} {event.reference.short} {event.kind}{amount}{values}{seconds}{message}"
+        print(line, file=sys.stderr, flush=True)
+
+
+class Both:
+    """Tells two listeners."""
+
+    def __init__(self, first: Listener, second: Listener) -> None:
+        self.first = first
+        self.second = second
+
+    def __call__(self, event: Event) -> None:
+        """Tell the first, then the second."""
+        self.first(event)
+        self.second(event)
 
 
 def listener_from_environment(environment: "Mapping[str, str]") -> Listener:
-    """Return a listener that writes where the backend asked for, or for people where nobody did."""
+    """Return a listener that writes a log on stderr, and JSON where the backend asked for it."""
     descriptor = environment.get(EVENTS_DESCRIPTOR)
     if descriptor is None:
         return PlainLines()
-    return JsonLines(os.fdopen(int(descriptor), "w"))
+    return Both(PlainLines(), JsonLines(os.fdopen(int(descriptor), "w")))
 
 
 class StageProgress:

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import sys
 import tempfile
 import time
 import traceback
@@ -87,7 +86,6 @@ def _run_one(process: _Process, reference: Reference) -> Outcome:
         return Outcome(reference, None, str(error), preempted=True)
     except KilterError as error:
         listener(Event("failed", reference.stage, reference.key, message=str(error)))
-        print(f"{reference.short} failed: {error}", file=sys.stderr)
         return Outcome(reference, None, str(error))
     except Exception as error:  # a library's own error must fail its stage, not the stages beside it
         message = f"{type(error).__name__}: {error}"
