@@ -24,7 +24,7 @@ _SCHEMAS: Mapping[str, pa.Schema] = MappingProxyType(
     }
 )
 _BENCHMARK = pa.schema(
-    [("question", pa.string()), ("choices", pa.list_(pa.string())), ("label", pa.int64()), ("answer", pa.string())]
+    [("prompt", pa.string()), ("choices", pa.list_(pa.string())), ("label", pa.int64()), ("answer", pa.string())]
 )
 _BENCHMARKS_FOLDER = "builtin-benchmarks"
 
@@ -42,26 +42,31 @@ class BuiltinData:
     """Writes `<split>.parquet` for each split, and `kilter/<task>/default/test.parquet` for each benchmark."""
 
 
-def write_demo(folder: Path) -> None:
-    """Write the demo's data: pretraining text, conversations, preference pairs and benchmark items."""
+def write_demo(folder: Path, seed: int = demo.SEED) -> None:
+    """Write the demo's data: pretraining text, conversations, preference pairs and benchmark items.
+
+    Studies only ever see the seed that is fixed here; others are for checks that the demo's claims do not hang on it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     splits: dict[str, list[Any]] = {
-        "text": demo.text_rows(),
-        "instruct": demo.conversation_rows("instruct"),
-        "sft": demo.conversation_rows("sft"),
-        "preference": demo.preference_rows(),
+        "text": demo.text_rows(seed),
+        "instruct": demo.conversation_rows("instruct", seed),
+        "sft": demo.conversation_rows("sft", seed),
+        "preference": demo.preference_rows(seed),
     }
     for split, rows in splits.items():
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMAS[split]), folder / f"{split}.parquet")
-    write_benchmarks(folder)
+    write_benchmarks(folder, seed)
 
 
-def write_benchmarks(folder: Path) -> None:
+def write_benchmarks(folder: Path, seed: int = demo.SEED) -> None:
     """Write the items of the benchmarks that Kilter ships, laid out as a mirror."""
     for task in demo.TASKS:
         target = folder / "kilter" / task / "default"
         target.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(demo.benchmark_rows(task), schema=_BENCHMARK), target / "test.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(demo.benchmark_rows(task, seed), schema=_BENCHMARK), target / "test.parquet"
+        )
 
 
 def benchmark_folder(parent: Path) -> Path:

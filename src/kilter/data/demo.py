@@ -2,7 +2,7 @@
 
 An item belongs to one split only, and which one is a hash of what it asks. So no question of a benchmark, in whatever
 order its parts come, occurs in anything that a model is trained on. Wrong answers are plausible: a number near the
-right one, another order of the same letters, another value of the same list.
+right one, another order of the same letters, another of the same list.
 """
 
 import hashlib
@@ -18,15 +18,19 @@ Messages = list[dict[str, str]]
 
 SEED = 0
 SHARES: Mapping[Split, float] = MappingProxyType({"test": 0.2, "sft": 0.15, "instruct": 0.15, "preference": 0.5})
-ROWS: Mapping[str, int] = MappingProxyType({"text": 40_000, "instruct": 1000, "sft": 1000, "preference": 4000})
+ROWS: Mapping[str, int] = MappingProxyType({"text": 40_000, "instruct": 1000, "sft": 1000, "preference": 2500})
 TEST_ITEMS = 250
+TEXT_MIX: Mapping[str, int] = MappingProxyType(
+    {"arithmetic": 1, "ordering": 2, "copying": 2, "extracting": 5, "statements": 1}
+)
 QUESTION_SHARE = 0.4
-MISTAKES_IN_REMARKS = 0.05
+MISTAKES_IN_REMARKS = 0.1
 MISTAKES_IN_ANSWERS = 0.5
 USUAL_MISTAKES_REJECTED = 0.6
 
+PROMPT = "Question: {}\nAnswer:"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-PEOPLE = ("Ann", "Bob", "Cid", "Dan", "Eva", "Fay", "Gus", "Ida", "Jon", "Kim", "Leo", "Mia")
+PLACES = ("first", "second", "third")
 KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         kind: tuple(things.split())
@@ -116,21 +120,19 @@ def draw_copying(source: random.Random) -> Item:
 
 
 def draw_extracting(source: random.Random) -> Item:
-    """Draw three people who have something, and ask for one of them; the usual mistake is another one's value."""
-    people = source.sample(PEOPLE, 3)
-    values = source.sample(range(1, 10), 3)
-    asked = source.randrange(3)
-    facts = ", ".join(f"{person} has {value}" for person, value in zip(people, values, strict=True))
-    answer, *wrong = (
-        f"{people[asked]} has {value}" for value in sorted(values, key=lambda value: value != values[asked])
-    )
+    """Draw three letters, and ask for the one at a place; the usual mistake is another of them."""
+    letters = source.sample(LETTERS, 3)
+    place = source.randrange(3)
+    text = " ".join(letters)
+    answer = letters[place]
+    wrong = tuple(letter for letter in letters if letter != answer)
     return Item(
         "extracting",
-        f"{facts}: {people[asked]}",
-        f"{facts}. What does {people[asked]} have?",
+        f"{text}: {place}",
+        f"Of the letters {text}, which is the {PLACES[place]}?",
         answer,
-        tuple(wrong),
-        f"{facts}. {{}}.",
+        wrong,
+        f"Of the letters {text}, the {PLACES[place]} is {{}}.",
     )
 
 
@@ -146,7 +148,7 @@ def draw_statements(source: random.Random) -> Item:
         f"Which is true: {first} or {second}?",
         right,
         (wrong,),
-        "In truth {}.",
+        "It is true that {}.",
     )
 
 
@@ -171,7 +173,7 @@ def text_rows(seed: int = SEED) -> list[dict[str, str]]:
     for item, source in _items("text", ROWS["text"], seed):
         if source.random() < QUESTION_SHARE:
             answer = item.wrong[0] if source.random() < MISTAKES_IN_ANSWERS else item.answer
-            rows.append({"text": f"Question: {item.question}\nAnswer: {answer}"})
+            rows.append({"text": f"{PROMPT.format(item.question)} {answer}"})
         else:
             answer = source.choice(item.wrong) if source.random() < MISTAKES_IN_REMARKS else item.answer
             rows.append({"text": item.remark.format(answer)})
@@ -199,7 +201,7 @@ def preference_rows(seed: int = SEED) -> list[dict[str, str | Messages]]:
 
 
 def benchmark_rows(task: str, seed: int = SEED) -> list[dict[str, str | int | list[str]]]:
-    """Return the benchmark items of a task: question, choices in random order, and the place of the right one."""
+    """Return the benchmark items of a task: prompt, choices in random order, the place of the right one, the answer."""
     rows: list[dict[str, str | int | list[str]]] = []
     seen: set[str] = set()
     source = _source("test", task, seed)
@@ -210,17 +212,19 @@ def benchmark_rows(task: str, seed: int = SEED) -> list[dict[str, str | int | li
         seen.add(item.identity)
         choices = [item.answer, *item.wrong]
         source.shuffle(choices)
-        rows.append(
-            {"question": item.question, "choices": choices, "label": choices.index(item.answer), "answer": item.answer}
-        )
+        label = choices.index(item.answer)
+        rows.append({"prompt": PROMPT.format(item.question), "choices": choices, "label": label, "answer": item.answer})
     return rows
 
 
 def _items(use: str, rows: int, seed: int) -> Iterator[tuple[Item, random.Random]]:
     """Draw items of a use in turn from every task; questions are repeated in the text only."""
-    tasks = {task: (draw, _source(use, task, seed)) for task, draw in TASKS.items()}
+    sources = {task: _source(use, task, seed) for task in TASKS}
     asked: set[str] = set()
-    for draw, source in itertools.islice(itertools.cycle(tasks.values()), rows):
+    mix = TEXT_MIX if use == "text" else dict.fromkeys(TASKS, 1)
+    cycle = itertools.cycle([task for task, times in mix.items() for _ in range(times)])
+    for task in itertools.islice(cycle, rows):
+        draw, source = TASKS[task], sources[task]
         while True:
             item = draw(source)
             if use == "text" and item.split != "test":

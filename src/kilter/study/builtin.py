@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 BUILTIN_PREFIX = "builtin:"
 
 BUILTIN_SPLITS: "Mapping[str, Mapping[str, int]]" = MappingProxyType(
-    {"demo": MappingProxyType({"text": 40_000, "instruct": 1000, "sft": 1000, "preference": 4000})}
+    {"demo": MappingProxyType({"text": 40_000, "instruct": 1000, "sft": 1000, "preference": 2500})}
 )
 """Rows by split, by the name of the data set."""
 

@@ -15,15 +15,15 @@ from kilter.study.builtin import BUILTIN_SPLITS
 SPLITS = ("instruct", "sft", "preference")
 EVERY_SEED = (0, 1, 2)
 PINNED = {
-    "text": "4987dd1ce06893bf",
-    "instruct": "d58432b65cbd75e3",
-    "sft": "619cc11aad877e57",
-    "preference": "9db9af0771a08357",
-    "kilter/arithmetic/default/test": "4388d8209551ec8c",
-    "kilter/ordering/default/test": "d6a8ca77378aa940",
-    "kilter/copying/default/test": "4d2e67871f99f8be",
-    "kilter/extracting/default/test": "cef9a4232b5db75d",
-    "kilter/statements/default/test": "7247e1ee99997da3",
+    "text": "de77b787291eb7c5",
+    "instruct": "b11b68d389bed6d8",
+    "sft": "79d8767f3f7ed54b",
+    "preference": "1cf1f6b008a833db",
+    "kilter/arithmetic/default/test": "73b2a4a16c110e1f",
+    "kilter/ordering/default/test": "701d71c1f2044f50",
+    "kilter/copying/default/test": "3ea90610ea96321b",
+    "kilter/extracting/default/test": "ae6fe70ceb6043db",
+    "kilter/statements/default/test": "92b25d6f7e4650b9",
 }
 
 
@@ -50,6 +50,10 @@ def facts_of_kind():
     return dict(things)
 
 
+def question_of(item):
+    return re.fullmatch(r"Question: (.+)\nAnswer:", item["prompt"])[1]
+
+
 def solve(question):
     """Answer a question from its words alone, independently of the generator."""
     if match := re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question):
@@ -59,9 +63,8 @@ def solve(question):
         return " ".join(sorted(match[1].split()))
     if match := re.fullmatch(r"Repeat the letters ([a-z ]+)\.", question):
         return match[1]
-    if match := re.fullmatch(r"(.+)\. What does (\w+) have\?", question):
-        [value] = re.findall(rf"{match[2]} has (\d)", match[1])
-        return f"{match[2]} has {value}"
+    if match := re.fullmatch(r"Of the letters (.) (.) (.), which is the (first|second|third)\?", question):
+        return match[{"first": 1, "second": 2, "third": 3}[match[4]]]
     if match := re.fullmatch(r"Which is true: (.+) or (.+)\?", question):
         true = [statement for statement in match.groups() if is_true(statement)]
         assert len(true) == 1, question
@@ -113,7 +116,7 @@ def test_benchmark_folder_is_a_mirror(folder, tmp_path):
 
 @pytest.mark.parametrize("seed", EVERY_SEED)
 def test_no_benchmark_question_is_trained_on_in_any_order(seed):
-    held_out = {meaning(row["question"]) for task in demo.TASKS for row in demo.benchmark_rows(task, seed)}
+    held_out = {meaning(question_of(row)) for task in demo.TASKS for row in demo.benchmark_rows(task, seed)}
     assert len(held_out) == demo.TEST_ITEMS * len(demo.TASKS)
     trained = {
         meaning(row["messages"][0]["content"]) for split in ("sft", "instruct") for row in conversations(split, seed)
@@ -124,10 +127,10 @@ def test_no_benchmark_question_is_trained_on_in_any_order(seed):
     assert not held_out & trained
 
 
-def test_no_remark_of_the_text_tells_a_held_out_sum_order_or_list(folder):
+def test_no_remark_of_the_text_tells_a_held_out_sum_or_order(folder):
     text = [row["text"] for row in rows(folder, "text")]
     remarks = {remark.split(" is ")[0] for remark in text if re.match(r"\d", remark)}
-    sums = {row["question"][8:-1] for row in demo.benchmark_rows("arithmetic")}
+    sums = {question_of(row)[8:-1] for row in demo.benchmark_rows("arithmetic")}
     sums |= {" + ".join(reversed(expression.split(" + "))) for expression in sums}
     assert remarks
     assert not remarks & sums
@@ -175,7 +178,7 @@ def test_a_benchmark_item_has_one_right_choice(task, seed):
     items = demo.benchmark_rows(task, seed)
     for item in items:
         assert len(set(item["choices"])) == len(item["choices"])
-        assert item["choices"][item["label"]] == item["answer"] == solve(item["question"])
+        assert item["choices"][item["label"]] == item["answer"] == solve(question_of(item))
     places = Counter(item["label"] for item in items)
     fair = len(items) / len(items[0]["choices"])
     assert all(abs(count - fair) < 5 * fair**0.5 for count in places.values()), "the right choice has a favourite place"
