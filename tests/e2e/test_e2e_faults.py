@@ -177,7 +177,7 @@ def test_a_vanished_endpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_data_set_that_changed_gets_a_new_key(tmp_path: Path) -> None:
-    rows = [{"prompt": f"Question {number}?", "chosen": "yes", "rejected": "no"} for number in range(50)]
+    rows = [{"prompt": f"Question {number}?", "chosen": "yes", "rejected": "no"} for number in range(100)]
     data = tmp_path / "pairs.jsonl"
     study = tmp_path / "study.yaml"
     study.write_text(
