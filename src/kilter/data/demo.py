@@ -3,6 +3,10 @@
 An item belongs to one split only, and which one is a hash of what it asks. So no question of a benchmark, in whatever
 order its parts come, occurs in anything that a model is trained on. Wrong answers are plausible: a number near the
 right one, another order of the same letters, another of the same list.
+
+The pretraining text knows more than it says: its remarks are nearly always right, but its questions are about as often
+answered by the usual mistake as rightly. So a base model has something to be taught, by right answers (SFT) or by right
+ones against wrong ones (preferences), that needs little more knowledge than it has.
 """
 
 import hashlib
@@ -20,6 +24,7 @@ SEED = 0
 SHARES: Mapping[Split, float] = MappingProxyType({"test": 0.2, "sft": 0.15, "instruct": 0.15, "preference": 0.5})
 ROWS: Mapping[str, int] = MappingProxyType({"text": 40_000, "instruct": 1000, "sft": 1000, "preference": 2500})
 TEST_ITEMS = 250
+# A small model learns these tasks at very different speeds.
 TEXT_MIX: Mapping[str, int] = MappingProxyType(
     {"arithmetic": 1, "ordering": 2, "copying": 2, "extracting": 5, "statements": 1}
 )
