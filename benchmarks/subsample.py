@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 HOLDOUT = 0.02
@@ -79,8 +80,11 @@ def run_kilter(source: Path, output: Path) -> None:
     subsample_preference([source], (), (), config, output, Silent())
 
 
-def run_datasets(source: Path, output: Path, processes: int) -> None:
-    """The same steps with `datasets`, batched, in as many processes as each step allows."""
+def run_datasets(source: Path, output: Path, processes: int, lean: bool) -> None:
+    """The same steps with `datasets`, batched.
+
+    Its `sort` takes the whole table into memory; `lean` sorts the ids alone and reads rows through the indices.
+    """
     import datasets
 
     datasets.disable_progress_bars()
@@ -128,7 +132,12 @@ def run_datasets(source: Path, output: Path, processes: int) -> None:
         return kept
 
     rows = rows.filter(keep, input_columns=["row_id", "pair"], batched=True, load_from_cache_file=False)
-    rows = rows.sort("row_id").select_columns(["row_id", "prompt_id", "prompt", "chosen", "rejected"])
+    if lean:
+        ids = rows.select_columns(["row_id"]).with_format("arrow")[:]["row_id"]
+        rows = rows.select(pc.sort_indices(ids).to_numpy())
+    else:
+        rows = rows.sort("row_id")
+    rows = rows.select_columns(["row_id", "prompt_id", "prompt", "chosen", "rejected"])
     for name, wanted in (("train", False), ("holdout", True)):
         split = rows.filter(
             lambda prompt_id, wanted=wanted: (prompt_id in held) is wanted,
@@ -141,12 +150,21 @@ def run_datasets(source: Path, output: Path, processes: int) -> None:
 def contend(name: str, source: Path, output: Path) -> None:
     """Run one contender in this process and print its time and peak memory as JSON."""
     start = time.perf_counter()
-    if name == "kilter":
+    if name == "generate":
+        generate(source, int(output.name))
+    elif name == "kilter":
         run_kilter(source, output)
     else:
-        run_datasets(source, output, processes=int(name.removeprefix("datasets-")))
+        run_datasets(source, output, processes=2 if name == "datasets-2" else 1, lean=name == "datasets-lean")
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(json.dumps({"seconds": time.perf_counter() - start, "own_kib": own, "child_kib": children}))
+
+
+def start(name: str, source: Path, output: Path) -> dict[str, float]:
+    """Run `contend` in a process of its own and return what it measured."""
+    command = [sys.executable, __file__, "--contend", name, str(source), str(output)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(told.strip().splitlines()[-1]))
 
 
 def fingerprint(output: Path) -> tuple[str, str]:
@@ -164,7 +182,12 @@ def main() -> None:
     """Generate, run each contender in a process of its own, compare results, and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--contenders", nargs="+", default=["kilter", "datasets-1", "datasets-2"])
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        default=["kilter", "datasets", "datasets-lean"],
+        help="of kilter, datasets, datasets-2 (two processes), datasets-lean (sorts by index)",
+    )
     parser.add_argument("--folder", type=Path, help="where to put temporary files (several GB for 5 million rows)")
     parser.add_argument("--contend", nargs=3, metavar=("NAME", "SOURCE", "OUTPUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -174,14 +197,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as work:
         source = Path(work) / "train.parquet"
-        generate(source, arguments.rows)
+        # A child starts with its parent's peak memory on its account, so the parent generates nothing itself.
+        start("generate", source, Path(work) / str(arguments.rows))
         results, prints = {}, {}
         for name in arguments.contenders:
             output = Path(work) / name
             output.mkdir()
-            command = [sys.executable, __file__, "--contend", name, str(source), str(output)]
-            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            results[name] = json.loads(told.strip().splitlines()[-1])
+            results[name] = start(name, source, output)
             prints[name] = fingerprint(output)
             shutil.rmtree(output)
     if len(set(prints.values())) != 1:
