@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kilter.store.manifest import Manifest, Request
     from kilter.store.store import Store
 
-_VERDICTS_SHOWN = 8
+_OF_EACH_KIND = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -89,14 +89,10 @@ def tell(outcome: "Mapping[str, Any]", path: Path) -> None:
     """Print the outcome in short and where the report is."""
     from rich.console import Console
 
-    from kilter.cli.outcome import outcome_table
+    from kilter.cli.outcome import outcome_table, verdict_lines
 
     console = Console()
     console.print(outcome_table(outcome))
-    for verdict in outcome["verdicts"][:_VERDICTS_SHOWN]:
-        console.print(f"• {verdict['text']}", markup=False, highlight=False)
-    if len(outcome["verdicts"]) > _VERDICTS_SHOWN:
-        console.print(
-            f"… and {len(outcome['verdicts']) - _VERDICTS_SHOWN} more in the report", markup=False, highlight=False
-        )
+    for line in verdict_lines(outcome, _OF_EACH_KIND):
+        console.print(line, markup=False, highlight=False)
     console.print(f"Report: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)
