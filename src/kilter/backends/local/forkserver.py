@@ -29,7 +29,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def serve(connection: socket.socket, modules: "list[str]") -> None:
-    """Import `modules` (and call the functions of those written `module:function`), then fork a child for every message until the other side closes."""
+    """Import `modules`, then fork a child for every message until the other side closes.
+
+    A module written `module:function` has its function called too.
+    """
     _import(modules)
     gc.freeze()  # children share these pages until they write to them
     connection.send(json.dumps({"ready": True}).encode())
