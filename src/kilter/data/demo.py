@@ -4,9 +4,9 @@ An item belongs to one split only, and which one is a hash of what it asks. So n
 order its parts come, occurs in anything that a model is trained on. Wrong answers are plausible: a number near the
 right one, another order of the same letters, another of the same list.
 
-The pretraining text knows more than it says: its remarks are nearly always right, but its questions are about as often
-answered by the usual mistake as rightly. So a base model has something to be taught, by right answers (SFT) or by right
-ones against wrong ones (preferences), that needs little more knowledge than it has.
+The pretraining text knows more than it says: its remarks are nearly always right, but its questions are more often
+answered by the usual mistake than rightly. So a base model has something to be taught, by right answers (SFT) or by
+right ones against wrong ones (preferences), that needs little more knowledge than it has.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ TEXT_MIX: Mapping[str, int] = MappingProxyType(
 )
 QUESTION_SHARE = 0.4
 MISTAKES_IN_REMARKS = 0.1
-MISTAKES_IN_ANSWERS = 0.5
+MISTAKES_IN_ANSWERS = 0.6
 USUAL_MISTAKES_REJECTED = 0.6
 
 PROMPT = "Question: {}\nAnswer:"

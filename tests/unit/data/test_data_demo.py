@@ -15,7 +15,7 @@ from kilter.study.builtin import BUILTIN_SPLITS
 SPLITS = ("instruct", "sft", "preference")
 EVERY_SEED = (0, 1, 2)
 PINNED = {
-    "text": "de77b787291eb7c5",
+    "text": "4abdd80c8bbb987c",
     "instruct": "b11b68d389bed6d8",
     "sft": "79d8767f3f7ed54b",
     "preference": "1cf1f6b008a833db",
