@@ -54,7 +54,7 @@ def test_one_sft_and_one_prepared_set_serve_all_cells_of_a_scenario() -> None:
 
 def test_reference_log_probabilities_are_shared_by_methods_and_sizes() -> None:
     plan = plan_of(
-        make_study(scenarios=["sft"], methods=["dpo", {"name": "ipo", "beta": [0.01, 0.1]}], sizes=[100, 4000])
+        make_study(scenarios=["sft"], methods=["dpo", {"name": "ipo", "beta": [0.01, 0.1]}], sizes=[100, 2000])
     )
     pairs = [
         node for reference, node in plan if reference.stage == "reference" and node.config_data["split"] == "train"
