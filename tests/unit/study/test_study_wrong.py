@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from kilter.errors import EXIT_WRONG_INPUT
+from kilter.study.builtin import BUILTIN_SPLITS
 from kilter.study.load import load_study, parse_study
 from kilter.study.problems import Problem, StudyProblems
 
@@ -155,7 +156,7 @@ TABLE = {
     "size above the data": Wrong(
         {"data": {**RIGHT["data"], "preference": {"source": "builtin:demo", "split": "preference"}}, "sizes": [5000]},
         "sizes[0]",
-        "only 4000 pairs",
+        f"only {BUILTIN_SPLITS['demo']['preference']} pairs",
         "`all`",
     ),
     "no benchmarks": Wrong({"benchmarks": []}, "benchmarks", "at least one", "add one"),
