@@ -1,9 +1,11 @@
 """What happens to a study when the machine, the store or the user does the unexpected."""
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -156,6 +158,46 @@ def test_a_store_that_cannot_be_written_says_so_and_loses_nothing(finished: Fini
     assert done.returncode == 1
     assert str(blocked) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_store_says_so_and_goes_on_once_there_is_room(
+    finished: Finished, small: Path, tmp_path: Path, scores_of: Scores
+) -> None:
+    store = tmp_path / "disk"
+    store.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", store], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"file systems cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        done = kilter("run", small, "--store", store, "--out", tmp_path / "report")
+        assert done.returncode == 1
+        assert "no space" in done.stderr.lower()
+        assert "Traceback" not in done.stderr
+        before = committed(store)
+        subprocess.run(["mount", "-o", "remount,size=200m", store], check=True)
+        assert kilter("run", small, "--store", store, "--out", tmp_path / "report").returncode == 0
+        assert before.items() <= committed(store).items()
+        assert part_of(scores_of(finished.store), scores_of(store))
+    finally:
+        subprocess.run(["umount", "-l", store], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a mount read-only")
+def test_a_read_only_store_says_so_and_can_still_be_read(finished_copy: Path, tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "--bind", finished_copy, finished_copy], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"file systems cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", finished_copy], check=True)
+        assert kilter("run", STUDY, "--store", finished_copy, "--out", tmp_path / "report").returncode == 0
+        study = tmp_path / "more.yaml"
+        study.write_text(STUDY.read_text().replace("sizes: [32, 64]", "sizes: [32, 64, 96]"))
+        done = kilter("run", study, "--store", finished_copy, "--out", tmp_path / "report")
+        assert done.returncode == 1
+        assert "read-only" in done.stderr.lower()
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", "-l", finished_copy], check=False)
 
 
 def test_a_vanished_endpoint_is_named(tmp_path: Path) -> None:
