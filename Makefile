@@ -18,6 +18,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv with the kilter command
+	@echo "Ready: source .venv/bin/activate, then kilter --help"
 
 # The CPU build of torch is asked for by its local version first, so that gigabytes of CUDA arrive only where it is not to be had.
 $(READY): requirements.lock pyproject.toml

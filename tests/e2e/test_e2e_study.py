@@ -53,6 +53,7 @@ def test_a_model_can_be_taken_out_and_loaded(finished: Finished, tmp_path: Path)
 
     done = kilter("export", "instruct/kto/64/seed0", "--to", tmp_path / "model", "--store", finished.store)
     assert done.returncode == 0, done.stderr
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1, "all as readable as any"
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters() > 0
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from kilter.errors import WrongInput
 from kilter.plan.configs import IngestConfig
 from kilter.plan.expand import MT_BENCH, Surroundings, expand
 from kilter.plan.graph import Node
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from kilter.study.specification import Study
 
 
+DATA_STAGES = frozenset({"ingest", "subsample"})
+"""What must have run before it is known how many rows there are."""
+
+
 def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, online: bool = True) -> "Plan":
     """Return the plan of a study whose relative paths start from `folder`.
 
@@ -31,13 +36,10 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     """
     from kilter.data.decontaminate import benchmark_list_digest
     from kilter.data.templates import resolve_template
-    from kilter.evaluation.index import require_task
     from kilter.stages.builtin_tasks import builtin_task_content
     from kilter.training.precision import resolve_precision
 
-    for benchmark in study.benchmarks:
-        if benchmark.task != MT_BENCH:
-            require_task(benchmark.task)
+    _check_benchmarks(study)
     facts = load_facts(folder / study.facts if study.facts else None)
     codes = code_versions()
     sources = resolve_sources(study, folder, facts, online=online and find_spec("huggingface_hub") is not None)
@@ -51,7 +53,42 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
         task_content=builtin_task_content,
         benchmark_list=benchmark_list_digest(),
     )
-    return expand(study, surroundings)
+    plan = expand(study, surroundings)
+    if store is not None:
+        _check_sizes(study, plan, store)
+    return plan
+
+
+def _check_benchmarks(study: "Study") -> None:
+    """Refuse unknown benchmarks, all of them at once."""
+    from kilter.evaluation.index import require_task
+
+    problems: list[str] = []
+    for place, benchmark in enumerate(study.benchmarks):
+        try:
+            if benchmark.task != MT_BENCH:
+                require_task(benchmark.task)
+        except WrongInput as error:
+            problems.append(f"benchmarks[{place}]: {error}")
+    if problems:
+        raise WrongInput("\n".join(problems))
+
+
+def _check_sizes(study: "Study", plan: "Plan", store: "Store") -> None:
+    """Refuse sizes above what is left of the preference data, once that is known."""
+    found = (node for _, node in plan if node.stage == "subsample" and node.config_data["kind"] == "preference")
+    manifest = next((item for node in found if (item := store.manifest(node.reference)) is not None), None)
+    if manifest is None:
+        return
+    left = manifest.summary["out"]
+    above = [size for size in study.sizes if isinstance(size, int) and size > left]
+    if above:
+        counts = {"held out": manifest.summary["held_out"], **manifest.summary["dropped"]}
+        why = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+        raise WrongInput(
+            f"sizes {', '.join(map(str, above))}: of {manifest.summary['rows_in']} pairs of data.preference {left} are "
+            f"left ({why}); write sizes up to {left}, or `all`"
+        )
 
 
 def _with_ingested_rows(

@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kilter.backends.local.schedule import STOPPED
 from kilter.cli.console import human_seconds
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Lines:
         """Say how it ended and how far the run is."""
         seconds = time.monotonic() - self.began.pop(execution)
         failed = [schedule.failed[reference] for reference in execution.references if reference in schedule.failed]
-        state = f"FAILED: {failed[0]}" if failed else human_seconds(seconds)
+        state = f"{'' if failed[0] == STOPPED else 'FAILED: '}{failed[0]}" if failed else human_seconds(seconds)
         width = len(str(self.total))
         print(
             f"[{len(schedule.done):>{width}}/{self.total}] {execution.stage:<9} {execution.label}  {state}",
@@ -92,7 +93,9 @@ class LiveTable:
         self.done, self.failed = len(schedule.done), len(schedule.failed)
         failed = [schedule.failed[reference] for reference in execution.references if reference in schedule.failed]
         console = self.live.console
-        if failed:
+        if failed and failed[0] == STOPPED:
+            console.print(f"[yellow]■[/] {execution.stage:<9} {execution.label}: stopped")
+        elif failed:
             console.print(f"[red]✗[/] {execution.stage:<9} {execution.label}: {failed[0]}")
         else:
             console.print(

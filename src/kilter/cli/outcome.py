@@ -19,7 +19,7 @@ def outcome_table(outcome: "Mapping[str, Any]") -> "Table":
     benchmarks = outcome["benchmarks"]
     shown = _without_common_beginning(benchmarks)
     title = f"{outcome['study']}: scores in %, ▲ better and ▼ worse than the parent"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
     for name in shown:
         table.add_column(name, justify="right", overflow="fold")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kilter.cli.arguments import StoreUri, StudyPath, read_study
-from kilter.errors import EXIT_DONE, EXIT_FAILED
+from kilter.errors import EXIT_DONE, EXIT_FAILED, WrongInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,13 +48,20 @@ def report(
                 f"{opened_store.uri} does not know this study yet, and it cannot be planned here: {error}"
             ) from error
         request = request_of(list(plan.nodes.values())[-1])
-    complete = render_and_tell(opened_store, request, out or default_output(opened.study.name))
+    complete = render_and_tell(opened_store, request, output_folder(out, opened.study.name))
     return EXIT_DONE if complete else EXIT_FAILED
 
 
-def default_output(name: str) -> Path:
-    """Return where the report of a study goes unless told otherwise."""
-    return Path("kilter-report") / name
+def output_folder(out: Path | None, name: str) -> Path:
+    """Return where a report goes: what was asked for, or a folder named after the study.
+
+    Raises:
+        WrongInput: there is a file of that name.
+    """
+    folder = out or Path("kilter-report") / name
+    if folder.exists() and not folder.is_dir():
+        raise WrongInput(f"{folder} is a file; --out names a folder")
+    return folder
 
 
 def render_and_tell(store: "Store", request: "Request", out: Path, errors: "Mapping[str, str] | None" = None) -> bool:
@@ -68,7 +75,9 @@ def render_and_tell(store: "Store", request: "Request", out: Path, errors: "Mapp
     _, path = render(results, out)
     tell(json.loads((out / OUTCOME).read_text(encoding="utf-8")), path)
     missing = [stage for stage in results.stages if stage.state != "done"]
-    if missing:
+    if len(missing) == len(results.stages):
+        print(f"Nothing of this study is in {store.uri} yet: `kilter run` it first, or name its store with --store.")
+    elif missing:
         print(f"{len(missing)} of {len(results.stages)} results are missing; the report names them.")
     return not missing
 

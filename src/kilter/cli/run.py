@@ -34,28 +34,31 @@ def run(
 ) -> int:
     """Run what is missing of a study, with live progress, and write the report. Run again after a stop to continue."""
     from kilter.backends.local.backend import LocalBackend
-    from kilter.backends.planning import plan_study
+    from kilter.backends.planning import DATA_STAGES, plan_study
     from kilter.backends.requests import request_of
     from kilter.cli.display import display_for_terminal
-    from kilter.cli.report import copy_and_tell, default_output, render_and_tell
+    from kilter.cli.report import copy_and_tell, output_folder, render_and_tell
 
     opened = read_study(study, store)
+    folder = output_folder(out, opened.study.name)
     opened_store = opened.open_store()
     backend = LocalBackend(opened_store, jobs or os.cpu_count() or 1, os.environ)
     plan = plan_study(opened.study, opened.folder, opened_store)
     with display_for_terminal() as display:
-        if not plan.rows_known:
-            outcome = backend.run(plan.only(frozenset({"ingest"})), display)
-            if outcome.interrupted or outcome.failures:
-                return _say_how_it_ended(outcome)
+        # The data come first, in seconds: how many rows are left of them decides what can be asked for.
+        data = backend.run(plan.only(DATA_STAGES), display)
+        if data.interrupted or data.failures:
+            return _say_how_it_ended(data)
+        if data.ran:
             plan = plan_study(opened.study, opened.folder, opened_store)
         for warning in plan.warnings:
             print_note(f"warning: {warning}")
-        outcome = backend.run(plan, display)
+        if plan.report is not None:
+            opened_store.put_request(request_of(plan.nodes[plan.report]))
+        outcome = backend.run(plan, display).after(data)
     code = _say_how_it_ended(outcome)
     if outcome.interrupted or plan.report is None:
         return code
-    folder = out or default_output(opened.study.name)
     manifest = opened_store.manifest(plan.report)
     if manifest is not None:
         copy_and_tell(opened_store, manifest, folder)
@@ -76,8 +79,9 @@ def _say_how_it_ended(outcome: "RunOutcome") -> int:
         f"{len(outcome.ran)} stages ran and {outcome.reused} were in the store, in {human_seconds(outcome.seconds)}."
     )
     for failure in outcome.failures:
-        blocked = f"; {failure.blocked} stages that need it did not run" if failure.blocked else ""
-        print_note(f"failed: {failure.label} ({failure.reference.short}): {failure.reason}{blocked}")
+        print_note(f"failed: {failure.label} ({failure.reference.short}): {failure.reason}")
+        if failure.blocked:
+            print_note(f"  {failure.blocked} stages that need it did not run")
         if failure.log:
             print_note(f"  log: {failure.log}")
     return EXIT_FAILED if outcome.failures else EXIT_DONE

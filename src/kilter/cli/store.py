@@ -78,7 +78,7 @@ def prune(
     store: StoreUri = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove losing and dead attempts, left-over resume state and expired leases."""
+    """Remove losing and dead attempts, results that were invalidated, left-over resume state and expired leases."""
     from kilter.store.maintenance import prune as prune_store
     from kilter.store.store import Store
 

@@ -171,9 +171,7 @@ def _tokens(summary: dict[str, Any]) -> int | None:
 def _checked_request(store: "Store", reference: Reference) -> "Request":
     request = store.request(reference)
     if request is None:
-        raise StageFailed(
-            f"{store.uri} holds no request for {reference}: `kilter run` or `kilter plan --write` puts it there"
-        )
+        raise StageFailed(f"{store.uri} holds no request for {reference}: `kilter run STUDY` puts it there")
     inputs = {role: _reference(name) for role, name in request.inputs.items()}
     if key_of(request.stage, request.code, request.config, inputs) != reference.key:
         raise StageFailed(f"the request of {reference} asks another question than its key says; it was changed by hand")

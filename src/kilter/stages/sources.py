@@ -12,7 +12,7 @@ from kilter.errors import KilterError, WrongInput
 from kilter.plan.sources import ResolvedSource, SourceName, names_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from kilter.study.facts import Facts
     from kilter.study.specification import Study
@@ -152,12 +152,10 @@ def _rows(path: Path) -> "Mapping[str, int]":
     """Count the rows of each split that the files' names tell."""
     from kilter.data.sources import count_rows, split_files, split_names
 
-    folder = path if path.is_dir() else path.parent
-    names: Iterable[str] = split_names(path)
     rows: dict[str, int] = {}
-    for split in names:
+    for split in split_names(path):
         try:
-            rows[split] = count_rows(split_files(path if path.is_dir() else folder, split))
-        except KilterError:
+            rows[split] = count_rows(split_files(path, split))
+        except KilterError:  # what is wrong with a split is said when it is read
             continue
     return rows

@@ -358,6 +358,7 @@ class Store:
             if (status.st_dev, status.st_ino) != attempt.inode:
                 raise StoreError(f"the outputs of {attempt.reference} were removed while it ran; run it again")
             files = sorted(_output_files(directory))
+            _make_readable(directory, files)
             stays = self.objects.local_path(layout.attempt(attempt.reference, attempt.identifier)) is not None
             digested = list(each_in_threads(lambda name: _digested(directory / name, durably=stays), files))
         objects = tuple(StoredObject(name=name, size=seal.size, sha256=seal.sha256) for name, seal in digested)
@@ -505,6 +506,24 @@ def _output_files(directory: Path) -> "Iterator[str]":
                 yield check_name(path.relative_to(directory).as_posix())
             elif not stat.S_ISDIR(mode):
                 raise StoreError(f"output {path.relative_to(directory)} is a link or a device; outputs are plain files")
+
+
+def _make_readable(directory: Path, files: "Sequence[str]") -> None:
+    """Give every output the mode of new files here: some libraries write files that only their owner can read."""
+    mode = 0o666 & ~_umask()
+    for name in files:
+        if stat.S_IMODE((directory / name).stat().st_mode) != mode:
+            (directory / name).chmod(mode)
+
+
+def _umask() -> int:
+    """Return the umask; only Linux tells it without changing it for a moment."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next((line for line in status.read_text().splitlines() if line.startswith("Umask:")), None)
+        if line is not None:
+            return int(line.split()[1], 8)
+    return 0o022
 
 
 def _digested(path: Path, durably: bool) -> Seal:

@@ -5,12 +5,12 @@ import signal
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kilter.backends.local.memory import available_bytes, estimated_bytes
-from kilter.backends.local.schedule import Execution, Schedule
+from kilter.backends.local.schedule import STOPPED, Execution, Schedule
 from kilter.backends.local.workers import Ended, Workers
 from kilter.backends.requests import request_of
 from kilter.errors import EXIT_PREEMPTED
@@ -74,6 +74,16 @@ class RunOutcome:
     seconds: float
     busy_seconds: float = 0.0
     """Seconds that executions ran, added up: with the stages' own seconds, it tells what starting them costs."""
+
+    def after(self, earlier: "RunOutcome") -> "RunOutcome":
+        """Return how this run and an earlier one of a part of the same plan ended together."""
+        return replace(
+            self,
+            ran=(*earlier.ran, *self.ran),
+            reused=self.reused - len(earlier.ran),
+            seconds=earlier.seconds + self.seconds,
+            busy_seconds=earlier.busy_seconds + self.busy_seconds,
+        )
 
 
 class LocalBackend:
@@ -167,7 +177,7 @@ class LocalBackend:
     def _end(self, schedule: Schedule, execution: Execution, ended: Ended, stopping: bool) -> None:
         for reference in schedule.unfinished(execution.references):
             if stopping or ended.status == EXIT_PREEMPTED:
-                schedule.fail(reference, "stopped; run again to continue")
+                schedule.fail(reference, STOPPED)
             elif ended.status < 0:
                 name = signal.Signals(-ended.status).name
                 hint = " (the system ran out of memory? try --jobs 1)" if name == "SIGKILL" else ""

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from kilter.plan.graph import Node, Reference
 
 
+STOPPED = "stopped"
+"""The reason of a stage that was asked to stop rather than failed."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """Stages that one process runs together: a single stage, or all that share a loaded model."""
