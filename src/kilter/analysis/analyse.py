@@ -16,6 +16,7 @@ from kilter.analysis.families import (
 from kilter.analysis.findings import Chosen, Findings
 from kilter.analysis.scores import is_mean_of_samples
 from kilter.analysis.verdict import verdicts_of
+from kilter.analysis.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,14 +67,14 @@ def _notes(
     yield from _seed_notes(results, chosen)
     if compared.bounded:
         yield (
-            f"In {compared.bounded} comparisons all documents differ by the same amount, mostly not at all; a "
-            "bootstrap says nothing there, and the interval is the bound on how often the models could still differ."
+            f"In {counted(compared.bounded, 'comparison')} all documents differ by the same amount, mostly not at all; "
+            "a bootstrap says nothing there, and the interval is the bound on how often the models could still differ."
         )
     clustered = {each.benchmark: each for each in compared.comparisons if each.clusters < each.documents}
     for benchmark, comparison in clustered.items():
         yield (
-            f"{benchmark}: {comparison.documents} documents, of which some are exact duplicates; they count as "
-            f"{comparison.clusters} clusters."
+            f"{benchmark}: {counted(comparison.documents, 'document')}, of which some are exact duplicates; they count "
+            f"as {counted(comparison.clusters, 'cluster')}."
         )
     for metric in primary_metrics(results):
         if not all(is_mean_of_samples(model, metric, measured) for model in results.models):

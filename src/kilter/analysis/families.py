@@ -96,8 +96,11 @@ def largest_size(results: "StudyResults") -> int | str:
 
 
 def subject_of(results: "StudyResults") -> str:
-    """What the study's findings are about: `this method` with three or more seeds, else `this checkpoint`."""
-    return "this method" if len(results.seeds) >= SEEDS_FOR_METHODS else "this checkpoint"
+    """What the study's findings are about: `methods (3 seeds)` with three or more, else `single checkpoints`."""
+    seeds = len(results.seeds)
+    if seeds >= SEEDS_FOR_METHODS:
+        return f"methods ({seeds} seeds)"
+    return "single checkpoints (one seed)" if seeds == 1 else f"single checkpoints (the first of {seeds} seeds)"
 
 
 def arm_of(results: "StudyResults", cell: Cell, size: int | str) -> Arm | None:

@@ -78,5 +78,5 @@ class Findings:
     chosen: tuple[Chosen, ...]
     verdicts: tuple[Verdict, ...]
     subject: str
-    """`this checkpoint` with fewer than three seeds, else `this method`."""
+    """`single checkpoints (one seed)` with fewer than three seeds, else `methods (3 seeds)`."""
     notes: tuple[str, ...] = ()

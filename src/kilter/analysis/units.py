@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from kilter.analysis.results import StudyResults
 
+MINUS = "−"
 # Metrics that are no share even where every value happens to lie between 0 and 1.
 _NO_SHARE = re.compile(r"perplexity|bits_per|brier|loss|rating|bleu|chrf|ter$")
 
@@ -23,13 +24,13 @@ class Unit:
     difference_unit: str
 
     def text(self, value: float) -> str:
-        """Write a value: `41.2`."""
-        return f"{self.scale * value:.{self.digits}f}"
+        """Write a value with a true minus: `41.2`."""
+        return f"{self.scale * value:.{self.digits}f}".replace("-", MINUS)
 
     def signed(self, difference: float) -> str:
-        """Write a difference with its sign: `+13.8`; nought has none."""
+        """Write a difference with its sign, a true minus: `+13.8`, `−2.0`; nought has none."""
         text = f"{self.scale * difference:+.{self.digits}f}"
-        return text[1:] if float(text) == 0 else text
+        return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
 PERCENT = Unit(100.0, 1, "%", "points")

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from kilter.analysis.families import SEEDS_FOR_METHODS, largest_size, primary_metrics, subject_of
 from kilter.analysis.findings import Chosen, Comparison, Verdict
+from kilter.analysis.missing import missing_of
 from kilter.analysis.scores import interval_of, score_of
 from kilter.analysis.table_files import p_text
 from kilter.analysis.units import Unit, units_of
+from kilter.analysis.words import counted, listed
 from kilter.study.methods import METHODS
 
 if TYPE_CHECKING:
@@ -90,7 +92,8 @@ class _Words:
         unit = self.unit(comparisons[0])
         largest = max(comparison.smallest_detectable for comparison in comparisons)
         if not math.isfinite(largest):
-            return f"{comparisons[0].documents} documents are too few to find any difference"
+            count = comparisons[0].documents
+            return f"{counted(count, 'document')} {'is' if count == 1 else 'are'} too few to find any difference"
         points = f" {unit.difference_unit}" if unit.difference_unit else ""
         return f"a true difference of {unit.text(largest)}{points} or more would have been found with probability 0.8"
 
@@ -148,7 +151,7 @@ def _changes(words: _Words, comparisons: "Sequence[Comparison]") -> "Iterable[Ve
         if not comparison.significant:
             unclear.setdefault((comparison.scenario, comparison.benchmark), []).append(comparison)
     for (scenario, benchmark), members in unclear.items():
-        named = _listed([f"{words.method(each.candidate)} ({words.gain(each)})" for each in members])
+        named = listed([f"{words.method(each.candidate)} ({words.gain(each)})" for each in members])
         checkpoints = "the checkpoints of " if words.few_seeds and len(members) > 1 else ""
         checkpoints = "the checkpoint of " if words.few_seeds and len(members) == 1 else checkpoints
         yield Verdict(
@@ -184,12 +187,12 @@ def _between_methods(words: _Words, comparisons: "Sequence[Comparison]") -> "Ite
             winner, loser = (each.candidate, each.baseline) if each.helped else (each.baseline, each.candidate)
             gap = words.unit(each).text(abs(each.difference))
             beaten.setdefault(words.method(winner), []).append(f"{words.method(loser)} (by {gap})")
-        told = "; ".join(f"{winner} did better than {_listed(losers)}" for winner, losers in beaten.items())
+        told = "; ".join(f"{winner} did better than {listed(losers)}" for winner, losers in beaten.items())
         checkpoints = "comparing checkpoints, " if words.few_seeds else ""
         yield Verdict("note", f"In scenario {scenario} on {benchmark}, {checkpoints}{told}.", tuple(significant))
     for scenario, members in alike.items():
         benchmarks = list(dict.fromkeys(each.benchmark for each in members))
-        limits = _listed(
+        limits = listed(
             [
                 _limit(words, benchmark, [each for each in members if each.benchmark == benchmark])
                 for benchmark in benchmarks
@@ -216,7 +219,7 @@ def _between_scenarios(words: _Words, comparisons: "Sequence[Comparison]") -> "I
     for (later, earlier), members in by_pair.items():
         significant = [each for each in members if each.significant]
         told = [
-            f"{direction} for {_listed(_by_method(words, [each for each in significant if each.helped == better]))}"
+            f"{direction} for {listed(_by_method(words, [each for each in significant if each.helped == better]))}"
             for better, direction in ((True, "better"), (False, "worse"))
             if any(each.helped == better for each in significant)
         ]
@@ -246,11 +249,10 @@ def _by_method(words: _Words, comparisons: "Sequence[Comparison]") -> list[str]:
 def _cautions(results: "StudyResults", refused: "Sequence[str]") -> "Iterable[Verdict]":
     seeds = len(results.seeds)
     if seeds < SEEDS_FOR_METHODS:
-        several = f" {seeds} seeds were run; the first is compared." if seeds > 1 else ""
         yield Verdict(
             "note",
-            f"Every finding is about {subject_of(results)}, not about the method: with fewer than {SEEDS_FOR_METHODS} "
-            f"seeds, another run of the same method may differ.{several}",
+            f"Every finding is about {subject_of(results)}, not about methods: with fewer than {SEEDS_FOR_METHODS} "
+            "seeds, another run of the same method may differ.",
         )
     aligned = [model for model in results.models if model.role == "aligned" and "steps" in model.training]
     short = [model for model in aligned if model.training["steps"] < FEW_STEPS]
@@ -259,14 +261,16 @@ def _cautions(results: "StudyResults", refused: "Sequence[str]") -> "Iterable[Ve
         also = " Even the largest size is among them." if any(model.size == largest for model in short) else ""
         yield Verdict(
             "note",
-            f"{len(short)} of {len(aligned)} aligned models trained for fewer than {FEW_STEPS} steps (the fewest: "
-            f"{min(model.training['steps'] for model in short)}), so little of the curve over sizes can be trusted "
-            f"there.{also}",
+            f"{len(short)} of {counted(len(aligned), 'aligned model')} trained for fewer than {FEW_STEPS} steps (the "
+            f"fewest: {min(model.training['steps'] for model in short)}), so little of the curve over sizes can be "
+            f"trusted there.{also}",
         )
-    missing = [stage for stage in results.stages if stage.state != "done"]
-    if missing:
+    missing = missing_of(results)
+    if missing.count:
         yield Verdict(
-            "note", f"{len(missing)} of {len(results.stages)} stages gave no result; what needs them is not shown."
+            "note",
+            f"{counted(missing.count, 'result')} {'is' if missing.count == 1 else 'are'} missing ({missing.kinds()}); "
+            "what needs them is not shown.",
         )
     for reason in refused:
         yield Verdict("note", f"Not compared: {reason}.")
@@ -285,7 +289,7 @@ def _near_chance(results: "StudyResults", measured: "Measured") -> "Iterable[Ver
     if near:
         yield Verdict(
             "note",
-            f"On {_listed(near)} every model's {100 * (1 - results.alpha):g}% interval includes the score of guessing: "
+            f"On {listed(near)} every model's {100 * (1 - results.alpha):g}% interval includes the score of guessing: "
             "these scores say nothing about what the models can do.",
         )
 
@@ -297,8 +301,3 @@ def _scenario(words: _Words, key: str) -> str:
 
 def _verb(comparison: Comparison) -> str:
     return "raised" if comparison.difference > 0 else "lowered"
-
-
-def _listed(names: "Sequence[str]") -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -127,11 +127,12 @@ def test_few_seeds_compare_the_first_and_three_are_taken_together():
     two = small(scenarios=("sft",), seeds=(7, 3))
     arm = arm_of(two, Cell("sft", "dpo", ""), "all")
     assert [model.seed for model in arm.models] == [7]
-    assert subject_of(two) == "this checkpoint"
+    assert subject_of(two) == "single checkpoints (the first of 2 seeds)"
+    assert subject_of(small(scenarios=("sft",), seeds=(7,))) == "single checkpoints (one seed)"
     three = small(scenarios=("sft",), seeds=(7, 3, 5))
     arm = arm_of(three, Cell("sft", "dpo", ""), "all")
     assert [model.seed for model in arm.models] == [7, 3, 5]
-    assert subject_of(three) == "this method"
+    assert subject_of(three) == "methods (3 seeds)"
 
 
 def test_largest_size():

@@ -1,6 +1,7 @@
 """From results to findings: comparisons, verdict and notes."""
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -122,15 +123,15 @@ def test_what_cannot_be_told_comes_with_what_would_have_been_seen(findings):
 
 
 def test_few_seeds_never_speak_of_methods(findings):
-    assert findings.subject == "this checkpoint"
+    assert findings.subject == "single checkpoints (one seed)"
     assert not any("this method" in verdict.text for verdict in findings.verdicts)
-    assert any("about this checkpoint, not about the method" in text for text in texts(findings, "note"))
+    assert any("about single checkpoints (one seed), not about methods" in text for text in texts(findings, "note"))
 
 
 def test_three_seeds_speak_of_methods_and_are_averaged_on_each_document():
     results = study_results(documents=60, scenarios=("sft",), sizes=("all",), seeds=(0, 1, 2))
     found = analyse(results)
-    assert found.subject == "this method"
+    assert found.subject == "methods (3 seeds)"
     assert not any("checkpoint" in verdict.text for verdict in found.verdicts)
     names = {model.key: model for model in results.models}
     comparison = next(
@@ -249,7 +250,13 @@ def test_few_steps_are_warned_of():
 
 
 def test_missing_stages_are_counted(findings):
-    assert any("gave no result" in text for text in texts(findings, "note"))
+    assert any(text.startswith("1 result is missing (1 align); ") for text in texts(findings, "note"))
+
+
+def test_sentences_have_a_true_minus(findings):
+    told = " ".join(verdict.text for verdict in findings.verdicts)
+    assert "−" in told
+    assert not re.search(r"(?<!\w)-\d", told)
 
 
 def test_equal_models_have_no_evidence_and_an_honest_interval():

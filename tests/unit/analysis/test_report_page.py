@@ -14,12 +14,14 @@ from kilter.analysis.analyse import analyse
 from kilter.analysis.comparisons import Measured
 from kilter.analysis.findings import Findings, Verdict
 from kilter.analysis.report import render_report
-from kilter.analysis.report.curves import POINTS_PER_LINE, thinned
+from kilter.analysis.report.curves import POINTS_PER_LINE, thinned, training_curves
 from kilter.analysis.report.index import Index
 from kilter.analysis.report.render import report_html
 from kilter.analysis.report.summary import summary_markdown
 from kilter.analysis.report.tokens import token_rows
+from kilter.analysis.report.verdict import verdict_section
 from kilter.analysis.results import DataAccount, Generation, GoldenRow, StudyResults
+from kilter.analysis.sizes import shortfalls, sizes_in_pairs
 
 DATE = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 PAYLOAD = '<script>document.title="broken"</script></script><img src=x onerror="x()">"\'><svg onload=x()>{{ 7*7 }}|`*'
@@ -133,7 +135,7 @@ def test_every_score_links_to_the_stage_that_measured_it(study, page_text):
     aligned = sum(model.method is not None for model in results.models)
     parents = 4
     assert len(cells) == len(BENCHMARKS) * (2 * parents + aligned + 12)
-    index = Index(results, Findings((), (), (), "this checkpoint"))
+    index = Index(results, Findings((), (), (), "single checkpoints (one seed)"))
     for model in results.models:
         for benchmark in index.benchmarks:
             anchor = index.score_anchor(model, benchmark)
@@ -145,7 +147,7 @@ def test_every_score_links_to_the_stage_that_measured_it(study, page_text):
 def test_a_score_without_an_evaluation_stage_links_to_its_model(study):
     results, _ = study
     alone = replace(results, stages=tuple(stage for stage in results.stages if stage.stage != "evaluate"))
-    index = Index(alone, Findings((), (), (), "this checkpoint"))
+    index = Index(alone, Findings((), (), (), "single checkpoints (one seed)"))
     model = results.models[0]
     assert index.score_anchor(model, index.benchmarks[0]) == index.anchor(model.key) != "lineage"
 
@@ -195,8 +197,82 @@ def test_stages_that_waited_for_a_failed_one_are_counted_there(study):
     results = replace(results, stages=stages, models=(*results.models[:-1], failed))
     text = html_of(results, analyse(results))
     top = Page(text[: text.index('id="verdict"')]).text
-    assert "Incomplete: 2 results are missing" in top
+    assert "Incomplete: 7 results are missing (2 align and 5 evaluate)" in top
+    assert "7 results are missing (2 align and 5 evaluate); what needs them is not shown." in Page(text).text
     assert "the disk is full (5 stages that need it did not run.)" in top
+
+
+def test_the_cards_count_what_the_headline_counts(study):
+    results, findings = study
+    section = verdict_section(Index(results, findings))
+    counted = {
+        kind: sum(
+            len(verdict.comparisons)
+            for verdict in findings.verdicts
+            if verdict.kind == kind and verdict.comparisons[0].family == "parent"
+        )
+        for kind in ("helped", "hurt", "cannot tell")
+    }
+    numbers = [int(number) for number in re.findall(r"\d+", section.headline)]
+    assert numbers[0] == sum(counted.values())
+    assert numbers[1:4] == list(counted.values())
+    for group, differences in zip(section.groups, counted.values(), strict=True):
+        evidence = sum(len(sentence.evidence) for sentence in group.sentences)
+        assert evidence == differences
+        assert group.tally.endswith(f"{differences} difference{'' if differences == 1 else 's'}")
+    assert f"{len(section.groups[2].sentences)} statements about " in section.groups[2].tally
+
+
+def test_what_sft_did_by_itself_stands_apart(study):
+    section = verdict_section(Index(*study))
+    assert section.sft
+    assert all(sentence.text.startswith("SFT by itself ") for sentence in section.sft)
+    others = [sentence for group in section.groups for sentence in group.sentences] + list(section.between)
+    assert not any("SFT by itself" in sentence.text for sentence in others)
+
+
+def test_a_method_that_leaves_out_pairs_is_shown_at_the_size_that_was_asked_for():
+    results = study_results(documents=20, scenarios=("sft",))
+    short = replace(
+        results,
+        models=tuple(
+            replace(model, pairs=model.pairs - model.pairs % 32) if model.method == "kto" else model
+            for model in results.models
+        ),
+    )
+    assert sizes_in_pairs(short) == {250: 250, 1000: 1000, "all": 4000}
+    note = "KTO leaves out an incomplete last block: 224 of 250 pairs, 992 of 1,000 pairs."
+    assert shortfalls(short) == (note,)
+    assert shortfalls(results) == ()
+    text = html_of(short)
+    assert note in Page(text).text
+    for changed in ("KTO · 224", "224 pairs</li>", ">224<", ">992<"):
+        assert changed not in text.replace('data-sort="224">224<', "").replace('data-sort="992">992<', "")
+    assert "KTO · 250" in text
+    ticks = [re.findall(r'class="tick"[^>]*>(250|224|1k|992|4k)<', page) for page in (text, html_of(results))]
+    assert ticks[0] == ticks[1] != []
+
+
+def test_the_largest_training_set_is_drawn_strongest():
+    results = study_results(documents=20, scenarios=("sft",), methods=("dpo",))
+    group = training_curves(Index(results, analyse(results)))[0][1][0]
+    assert [entry.name for entry in group.legend] == ["250 pairs", "1,000 pairs", "4,000 pairs"]
+    found = [re.search(r'opacity="([\d.]+)"', entry.swatch) for entry in group.legend]
+    assert [one and float(one.group(1)) for one in found] == [0.25, 0.5, None]
+    assert [
+        one or None
+        for one in re.findall(r'<path class="line[^"]*"[^>]*?(?: opacity="([\d.]+)")?/>', group.panels[0].chart)
+    ] == ["0.25", "0.5", None]
+
+
+def test_one_of_a_thing_is_singular():
+    results = study_results(
+        documents=20, scenarios=("sft",), methods=("dpo",), sizes=("all",), benchmarks=BENCHMARKS[:1]
+    )
+    page = Page(html_of(results))
+    assert "3 models, 1 benchmark " in page.text
+    assert "1 scenario × 1 method × 1 size × 1 seed " in page.text
+    assert "Of 1 difference from a parent model" in page.text
 
 
 def test_few_steps_are_marked_in_words(page_text):

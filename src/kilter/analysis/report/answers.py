@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kilter.analysis.report.formatting import excerpt
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, full_name, model_name, unique
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name, unique
 from kilter.analysis.results import ModelResult
 
 PROMPTS = 12
@@ -64,7 +64,7 @@ def _prompt(index: Index, answered: dict[str, dict[str, str]], text: str) -> Pro
         if answers:
             rows.append(AnswerRow(SCENARIO_TITLES.get(scenario, scenario), answers))
     others = tuple(
-        _answer(answered, model, text, full_name(model))
+        _answer(answered, model, text, index.full_name(model))
         for model in index.results.models
         if model.key not in placed and text in answered[model.key]
     )

@@ -30,6 +30,8 @@ class Style:
     """None is the colour of text, for legends of dashes."""
     dash: int = 0
     marker: int | None = None
+    strength: float = 1.0
+    """Opacity; a lighter line is thinner too."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,15 @@ def bar_chart(title: str, description: str, bars: Sequence[Bar], *, x_label: str
 def swatch(style: Style) -> Markup:
     """Draw a legend's sample of a series: its line and its marker."""
     line = element(
-        "line", x1=1, x2=33, y1=8, y2=8, stroke="currentColor", stroke_width=2, stroke_dasharray=_dash(style)
+        "line",
+        x1=1,
+        x2=33,
+        y1=8,
+        y2=8,
+        stroke="currentColor",
+        stroke_width=2 * _thickness(style),
+        stroke_dasharray=_dash(style),
+        opacity=_opacity(style),
     )
     marker = _marker(style.marker, 17, 8, filled=True) if style.marker is not None else Markup("")
     class_ = f"swatch {_colour(style)}"
@@ -349,7 +359,15 @@ def _line(series: Series, points: Sequence[Point], x: Scale, y: Scale, shift: fl
     places = [(x(point.x) + shift, y(point.y)) for point in points]
     parts: list[Markup] = [element("title", series.name)]
     if len(places) > 1:
-        parts.append(element("path", class_="line", d=path(places), stroke_dasharray=_dash(series.style)))
+        parts.append(
+            element(
+                "path",
+                class_="line" if series.style.strength >= 1 else "line light",
+                d=path(places),
+                stroke_dasharray=_dash(series.style),
+                opacity=_opacity(series.style),
+            )
+        )
     for (across, down), point in zip(places, points, strict=True):
         if series.style.marker is None:
             if len(places) == 1:
@@ -419,6 +437,14 @@ def _marker(shape: int | None, x: float, y: float, *, filled: bool) -> Markup:
 
 def _dash(style: Style) -> str | None:
     return _DASHES[style.dash % len(_DASHES)]
+
+
+def _opacity(style: Style) -> float | None:
+    return style.strength if style.strength < 1 else None
+
+
+def _thickness(style: Style) -> float:
+    return 1.0 if style.strength >= 1 else 0.7
 
 
 def _colour(style: Style) -> str:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from kilter.analysis.findings import Comparison
 from kilter.analysis.report.charts import ForestGroup, ForestRow, forest_plot
 from kilter.analysis.report.formatting import p_value
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, full_name, model_name, unique
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name, unique
 from kilter.analysis.report.scores import mark_of
 
 FAMILY_TITLES = {
@@ -176,7 +176,9 @@ def _forest_row(index: Index, comparison: Comparison) -> ForestRow:
         high=high,
         text=f"{sign}{texts[0]} [{texts[1]}, {texts[2]}]",
         mark=mark,
-        title=f"{full_name(model)} on {comparison.benchmark}: {texts[0]} [{texts[1]}, {texts[2]}], corrected p {p}",
+        title=(
+            f"{index.full_name(model)} on {comparison.benchmark}: {texts[0]} [{texts[1]}, {texts[2]}], corrected p {p}"
+        ),
     )
 
 

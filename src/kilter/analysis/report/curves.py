@@ -10,10 +10,13 @@ from markupsafe import Markup
 from kilter.analysis.families import Arm, arm_of
 from kilter.analysis.report.charts import Point, Rule, Series, Style, Tick, line_chart, swatch
 from kilter.analysis.report.formatting import short_count
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, full_name, method_title, model_name, size_text
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name
 from kilter.analysis.results import ModelResult
+from kilter.analysis.words import counted
 
 POINTS_PER_LINE = 200
+_LIGHTEST = 0.25
+"""Opacity of the smallest size among training curves."""
 _TRAINING_METRICS = (
     ("loss", "Training loss", "loss (nats)"),
     ("margin", "Reward margin, chosen minus rejected", "margin"),
@@ -80,8 +83,8 @@ def parent_curves(index: Index) -> tuple[Panel, ...]:
         if model.method is None:
             points = thinned(model, "loss")
             if points:
-                line = Series(full_name(model), Style(0), points)
-                panels.append(Panel(full_name(model), _training_chart(full_name(model), (line,), "loss (nats)")))
+                name = index.full_name(model)
+                panels.append(Panel(name, _training_chart(name, (Series(name, Style(0), points),), "loss (nats)")))
     return tuple(panels)
 
 
@@ -109,14 +112,14 @@ def _lines_over_size(index: Index, scenario: str) -> dict[str, list[Arm]]:
     lines: dict[str, list[Arm]] = {}
     for cell in index.cells(scenario):
         arms = [arm for size in index.results.sizes if (arm := arm_of(index.results, cell, size)) is not None]
-        known = [arm for arm in arms if arm.models[0].pairs]
+        known = [arm for arm in arms if index.asked_pairs(arm.models[0])]
         if known:
-            lines[model_name(known[0].models[0])] = sorted(known, key=_pairs)
+            lines[model_name(known[0].models[0])] = sorted(known, key=lambda arm: _pairs(index, arm))
     return lines
 
 
-def _pairs(arm: Arm) -> int:
-    return arm.models[0].pairs or 0
+def _pairs(index: Index, arm: Arm) -> int:
+    return index.asked_pairs(arm.models[0]) or 0
 
 
 def _size_panel(index: Index, scenario: str, lines: dict[str, list[Arm]], benchmark: str) -> Panel:
@@ -134,7 +137,7 @@ def _size_panel(index: Index, scenario: str, lines: dict[str, list[Arm]], benchm
             rules.append(Rule(name, found[0] * scale, "parent"))
     if metric.chance is not None:
         rules.append(Rule(f"chance: {index.text(metric.metric, metric.chance)}", metric.chance * scale, "chance"))
-    sizes = sorted({_pairs(arm) for arms in lines.values() for arm in arms})
+    sizes = sorted({_pairs(index, arm) for arms in lines.values() for arm in arms})
     unit = index.unit(metric.metric)
     chart = line_chart(
         f"{benchmark} over training size, {SCENARIO_TITLES.get(scenario, scenario)}",
@@ -159,38 +162,43 @@ def _size_points(index: Index, arms: Sequence[Arm], benchmark: str) -> tuple[Poi
         if found is None:
             continue
         value, interval = found
+        name = f"{model_name(arm.models[0])}, {index.size_text(arm.models[0])} pairs"
         low, high = interval or (None, None)
         limits = f" ({index.text(metric, low)} to {index.text(metric, high)})" if low is not None and high else ""
         points.append(
             Point(
-                float(_pairs(arm)),
+                float(_pairs(index, arm)),
                 value * scale,
                 None if low is None else low * scale,
                 None if high is None else high * scale,
-                f"{model_name(arm.models[0])}, {size_text(arm.models[0])} pairs: {index.text(metric, value)}{limits}",
+                f"{name}: {index.text(metric, value)}{limits}",
             )
         )
     return tuple(points)
 
 
 def _training_group(index: Index, title: str, scenario: str, column: str, label: str) -> PanelGroup | None:
-    sizes = sorted({model.pairs for model in index.aligned(scenario) if model.pairs})
+    asked = {model.key: index.asked_pairs(model) for model in index.aligned(scenario)}
+    sizes = sorted({size for size in asked.values() if size})
     factor = 100.0 if label.endswith("(%)") else 1.0
     by_method: dict[str, list[Series]] = {}
-    for model in index.aligned(scenario):
+    # The smallest first, so that the largest lies on top.
+    for model in sorted(index.aligned(scenario), key=lambda model: asked[model.key] or 0):
         points = thinned(model, column)
         if points and model.method is not None:
-            colour = index.style(model.method).colour
-            style = Style(colour, dash=_dash_of(sizes, model.pairs))
+            style = Style(index.style(model.method).colour, strength=_strength_of(sizes, asked[model.key]))
             scaled = tuple(Point(point.x, point.y * factor) for point in points)
-            by_method.setdefault(model.method, []).append(Series(full_name(model), style, scaled))
+            by_method.setdefault(model.method, []).append(Series(index.full_name(model), style, scaled))
     if not by_method:
         return None
     panels = tuple(
         Panel(method_title(method), _training_chart(f"{label} of {method}, {title}", lines, label))
-        for method, lines in by_method.items()
+        for method in index.results.methods
+        if (lines := by_method.get(method))
     )
-    legend = tuple(Legend(swatch(Style(None, dash=_dash_of(sizes, size))), f"{size:,} pairs") for size in sizes)
+    legend = tuple(
+        Legend(swatch(Style(None, strength=_strength_of(sizes, size))), counted(size, "pair")) for size in sizes
+    )
     return PanelGroup(title, panels, legend)
 
 
@@ -199,6 +207,9 @@ def _training_chart(title: str, lines: Sequence[Series], label: str) -> Markup:
     return line_chart(title, last, lines, x_label="optimizer step", y_label=label, width=216, height=164)
 
 
-def _dash_of(sizes: Sequence[int], size: int | None) -> int:
-    """The largest size is drawn solid, smaller ones with ever shorter dashes."""
-    return len(sizes) - 1 - sizes.index(size) if size in sizes else 0
+def _strength_of(sizes: Sequence[int], size: int | None) -> float:
+    """The largest size is drawn in full strength, smaller ones ever lighter."""
+    if size not in sizes or len(sizes) == 1:
+        return 1.0
+    steps_below = len(sizes) - 1 - sizes.index(size)
+    return float(_LIGHTEST ** (steps_below / (len(sizes) - 1)))

@@ -2,7 +2,8 @@
 
 import math
 
-MINUS = "−"
+from kilter.analysis.units import MINUS
+
 NOTHING = "–"
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 

@@ -1,7 +1,7 @@
 """Looks up what the report's sections share: models, primary scores, comparisons, names, styles and anchors."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from kilter.analysis.comparisons import Measured
@@ -12,6 +12,7 @@ from kilter.analysis.report.charts import Style
 from kilter.analysis.report.formatting import fixed
 from kilter.analysis.results import ModelResult, Stage, StudyResults
 from kilter.analysis.scores import score_of
+from kilter.analysis.sizes import sizes_in_pairs
 from kilter.analysis.tables import arm_score
 from kilter.analysis.units import PERCENT, units_of
 
@@ -157,7 +158,31 @@ class Index:
 
     def name_of(self, key: str) -> str:
         """Return the full name of a model by its key."""
-        return full_name(self.models[key]) if key in self.models else short_reference(key)
+        return self.full_name(self.models[key]) if key in self.models else short_reference(key)
+
+    def full_name(self, model: ModelResult) -> str:
+        """Return a model's name across scenarios, sizes and seeds."""
+        if model.method is None:
+            return model_name(model)
+        origin = {"sft": "SFT", "base": "base", "instruct": "instruct"}.get(model.scenario or "", model.scenario or "")
+        size = f" · {self.size_text(model)}" if model.size is not None else ""
+        seed = f" · seed {model.seed}" if model.seed else ""
+        return f"{origin} → {model_name(model)}{size}{seed}"
+
+    @cached_property
+    def _sizes(self) -> Mapping[int | str, int]:
+        return sizes_in_pairs(self.results)
+
+    def asked_pairs(self, model: ModelResult) -> int | None:
+        """Return how many pairs a model's size stands for, whatever its method left out; None where that is unknown."""
+        return None if model.size is None else self._sizes.get(model.size)
+
+    def size_text(self, model: ModelResult) -> str:
+        """Return the size that was asked for, as the study names it: `1,000`, `all 4,459`."""
+        if isinstance(model.size, int):
+            return f"{model.size:,}"
+        asked = self.asked_pairs(model)
+        return " ".join(filter(None, (model.size, None if asked is None else f"{asked:,}")))
 
 
 def reference_of(stage: Stage) -> str:
@@ -176,30 +201,11 @@ def method_title(method: str) -> str:
     return method.upper() if len(method) <= 5 else method
 
 
-def size_text(model: ModelResult) -> str:
-    """Return how many pairs a model was aligned on, as the study names it: `1,000`, `all 4,459`."""
-    if isinstance(model.size, int):
-        return f"{model.size:,}"
-    if model.size is None:
-        return ""
-    return f"{model.size} {model.pairs:,}" if model.pairs is not None else str(model.size)
-
-
 def model_name(model: ModelResult) -> str:
     """Return a model's name within its scenario: the method with what sets the cell apart, or the parent's role."""
     if model.method is None:
         return ROLE_TITLES.get(model.role, model.name)
     return " ".join(part for part in (method_title(model.method), model.variant) if part)
-
-
-def full_name(model: ModelResult) -> str:
-    """Return a model's name across scenarios, sizes and seeds."""
-    if model.method is None:
-        return model_name(model)
-    origin = {"sft": "SFT", "base": "base", "instruct": "instruct"}.get(model.scenario or "", model.scenario or "")
-    size = f" · {size_text(model)}" if model.size is not None else ""
-    seed = f" · seed {model.seed}" if model.seed else ""
-    return f"{origin} → {model_name(model)}{size}{seed}"
 
 
 def unique(values: Iterable[str]) -> tuple[str, ...]:

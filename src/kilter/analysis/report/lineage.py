@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kilter.analysis.report.index import Index, full_name, reference_of, short_reference
+from kilter.analysis.missing import missing_of
+from kilter.analysis.report.index import Index, reference_of, short_reference
 from kilter.analysis.results import Stage
+from kilter.analysis.words import counted, listed
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def problems(index: Index) -> tuple[Problem, ...]:
 
     Stages that could not run because another has no result are counted at the one that they waited for.
     """
-    missing = {reference_of(stage): stage for stage in index.results.stages if stage.state != "done"}
+    lacking = missing_of(index.results)
+    missing = lacking.stages
     waiting = {reference: _root(reference, missing) for reference in missing}
     found = []
     for reference, stage in missing.items():
@@ -108,15 +111,11 @@ def problems(index: Index) -> tuple[Problem, ...]:
         dependants = sum(root == reference for root in waiting.values()) - 1
         text = stage.error or "There is no result in the store."
         if dependants:
-            text += f" ({dependants} {'stage that needs' if dependants == 1 else 'stages that need'} it did not run.)"
+            text += f" ({counted(dependants, 'stage that needs', 'stages that need')} it did not run.)"
         title = f"{stage.stage}: {stage.label or short_reference(reference)}"
         found.append(Problem(title, text, index.anchor(reference)))
-    explained = {source for stage in missing.values() for source in stage.inputs.values()} | set(missing)
-    for model in index.results.models:
-        lacking = [benchmark for benchmark in index.benchmarks if not index.has_score(model, benchmark)]
-        if lacking and model.key not in explained:
-            text = f"It has no score on {', '.join(lacking)}."
-            found.append(Problem(full_name(model), text, index.anchor(model.key)))
+    for key, benchmarks in lacking.scores.items():
+        found.append(Problem(index.name_of(key), f"It has no score on {listed(benchmarks)}.", index.anchor(key)))
     return tuple(found)
 
 

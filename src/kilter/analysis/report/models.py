@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kilter.analysis.report.formatting import NOTHING, count, duration, fixed, share, significant
-from kilter.analysis.report.index import Index, full_name, model_name, unique
+from kilter.analysis.report.index import Index, model_name, unique
 from kilter.analysis.results import ModelResult
 from kilter.analysis.verdict import FEW_STEPS
 
@@ -86,7 +86,7 @@ def _model_row(index: Index, model: ModelResult) -> ModelRow:
     first = {name: plain[name] for name in _SHOWN_FIRST if name in plain}
     further = {name: value for name, value in plain.items() if name not in first and name not in _SHOWN_APART}
     return ModelRow(
-        name=full_name(model),
+        name=index.full_name(model),
         anchor=index.anchor(model.key),
         parent=index.name_of(model.parent) if model.parent else NOTHING,
         pairs=count(model.pairs),
@@ -106,7 +106,7 @@ def _held_out_row(index: Index, model: ModelResult) -> HeldOutRow:
     accuracy = values.get("accuracy")
     seed = f" · seed {model.seed}" if len(index.results.seeds) > 1 and model.seed is not None else ""
     return HeldOutRow(
-        name=f"{model_name(model)} · {count(model.pairs)}{seed}",
+        name=f"{model_name(model)} · {index.size_text(model)}{seed}",
         anchor=index.anchor(model.key),
         accuracy=NOTHING if accuracy is None else f"{share(accuracy)} %",
         accuracy_share=None if accuracy is None else min(1.0, max(0.0, accuracy)),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from kilter.analysis.comparisons import Measured
 from kilter.analysis.findings import Findings
+from kilter.analysis.missing import missing_of
 from kilter.analysis.report.accounting import accounts, cost
 from kilter.analysis.report.answers import prompts
 from kilter.analysis.report.contrasts import COMPARISON_HEADS, comparison_tables, forests, matrices
@@ -24,6 +25,7 @@ from kilter.analysis.report.summary import summary_markdown
 from kilter.analysis.report.tokens import token_rows
 from kilter.analysis.report.verdict import verdict_section
 from kilter.analysis.results import StudyResults
+from kilter.analysis.sizes import shortfalls
 from kilter.analysis.tables import tables_of, write_tables
 from kilter.analysis.verdict import FEW_STEPS
 
@@ -84,6 +86,8 @@ def report_html(index: Index, date: datetime) -> str:
         benchmarks=index.benchmarks,
         verdict=verdict_section(index),
         problems=problems(index),
+        missing=missing_of(index.results),
+        shortfalls=shortfalls(index.results),
         score_tables=score_tables(index),
         forests=forests(index),
         size_curves=size_curves(index),

@@ -6,7 +6,7 @@ from typing import Literal
 from kilter.analysis.families import Arm, Metric
 from kilter.analysis.findings import Comparison
 from kilter.analysis.report.formatting import NOTHING, p_value
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name, size_text
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name
 
 Mark = Literal["", "better", "worse", "unclear"]
 
@@ -115,7 +115,7 @@ def _row(index: Index, arm: Arm, kind: Literal["parent", "method"]) -> Row:
     seed = f"seed {model.seed}" if model.seed is not None and len(index.results.seeds) > 1 else ""
     if len(arm.models) > 1:
         seed = f"mean of {len(arm.models)} seeds"
-    size = f"{size_text(model)} pairs" if model.size is not None else ""
+    size = f"{index.size_text(model)} pairs" if model.size is not None else ""
     if model.method is None:
         size = "" if model.name.lower() in model_name(model).lower() else model.name
     return Row(

@@ -7,6 +7,7 @@ from kilter.analysis.findings import Comparison, Verdict
 from kilter.analysis.report.formatting import p_value
 from kilter.analysis.report.index import Index, model_name, unique
 from kilter.analysis.report.scores import Mark, mark_of
+from kilter.analysis.words import counted
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Group:
     title: str
     sign: str
     sentences: tuple[Sentence, ...]
-    differences: int
-    """How many differences from a parent are of this kind."""
+    tally: str
+    """How many differences from a parent are of this kind, as the headline counts them."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +61,58 @@ class VerdictSection:
     headline: str
     glance: Glance | None
     groups: tuple[Group, ...]
+    sft: tuple[Sentence, ...]
+    """What SFT did by itself."""
     between: tuple[Sentence, ...]
-    """Differences between methods and between scenarios."""
+    """What was found, or not, between methods and between scenarios."""
     cautions: tuple[str, ...]
     """What limits every finding."""
 
 
 _SHORT_SCENARIOS = {"sft": "SFT, then align", "base": "Skip SFT (pretrained)", "instruct": "Skip SFT (instruct)"}
 _GROUPS = (
-    ("helped", "Helped", "▲", "better"),
-    ("hurt", "Hurt", "▼", "worse"),
-    ("cannot tell", "Cannot be told", "◇", "unclear"),
+    ("helped", "Helped", "▲"),
+    ("hurt", "Hurt", "▼"),
+    ("cannot tell", "Cannot be told", "◇"),
 )
 
 
 def verdict_section(index: Index) -> VerdictSection:
     """Put together the beginning of the report."""
     parents = [comparison for comparison in index.findings.comparisons if comparison.family == "parent"]
-    notes = [verdict for verdict in index.findings.verdicts if verdict.kind == "note"]
+    verdicts = index.findings.verdicts
+    others = [verdict for verdict in verdicts if verdict.comparisons and not _is_about_parents(verdict)]
+    sft = [verdict for verdict in others if _is_about_sft(index, verdict)]
     return VerdictSection(
         headline=_headline(index, parents),
         glance=_glance(index) if parents else None,
         groups=tuple(
-            Group(
-                kind.replace(" ", "-"),
-                title,
-                sign,
-                tuple(_sentence(index, verdict) for verdict in index.findings.verdicts if verdict.kind == kind),
-                sum(mark_of(comparison) == mark for comparison in parents),
-            )
-            for kind, title, sign, mark in _GROUPS
+            _group(index, kind, title, sign, [each for each in verdicts if each.kind == kind and each not in others])
+            for kind, title, sign in _GROUPS
         ),
-        between=tuple(_sentence(index, verdict) for verdict in notes if verdict.comparisons),
-        cautions=tuple(verdict.text for verdict in notes if not verdict.comparisons),
+        sft=tuple(_sentence(index, verdict) for verdict in sft),
+        between=tuple(_sentence(index, verdict) for verdict in others if verdict not in sft),
+        cautions=tuple(verdict.text for verdict in verdicts if verdict.kind == "note" and not verdict.comparisons),
     )
+
+
+def _group(index: Index, kind: str, title: str, sign: str, verdicts: Sequence[Verdict]) -> Group:
+    differences = sum(len(verdict.comparisons) for verdict in verdicts)
+    tally = counted(differences, "difference")
+    if differences != len(verdicts):
+        tally = f"{counted(len(verdicts), 'statement')} about {tally}"
+    return Group(kind.replace(" ", "-"), title, sign, tuple(_sentence(index, verdict) for verdict in verdicts), tally)
+
+
+def _is_about_parents(verdict: Verdict) -> bool:
+    return all(comparison.family == "parent" for comparison in verdict.comparisons)
+
+
+def _is_about_sft(index: Index, verdict: Verdict) -> bool:
+    """Tell whether a sentence is only about SFT against the base model."""
+    pairs = {(comparison.candidate, comparison.baseline) for comparison in verdict.comparisons}
+    roles = {tuple(index.models[key].role if key in index.models else "" for key in pair) for pair in pairs}
+    return roles == {("sft", "base")}
 
 
 def _headline(index: Index, parents: Sequence[Comparison]) -> str:
@@ -101,10 +120,10 @@ def _headline(index: Index, parents: Sequence[Comparison]) -> str:
         return "No aligned model could be compared with its parent."
     marks = [mark_of(comparison) for comparison in parents]
     better, worse, unclear = (marks.count(mark) for mark in ("better", "worse", "unclear"))
-    count = f"{len(parents)} {'difference' if len(parents) == 1 else 'differences'}"
     return (
-        f"Of {count} from a parent model, {better} {_are(better)} better, {worse} {_are(worse)} worse, and {unclear} "
-        f"cannot be told from none (family-wise error rate {index.results.alpha:g} in each scenario)."
+        f"Of {counted(len(parents), 'difference')} from a parent model, {better} {_are(better)} better, {worse} "
+        f"{_are(worse)} worse, and for {unclear} no difference can be told (family-wise error rate "
+        f"{index.results.alpha:g} in each scenario)."
     )
 
 
