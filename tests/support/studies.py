@@ -15,7 +15,11 @@ SMALL_STUDY: dict[str, Any] = {
     "models": {
         "base": {
             "chat_template": "plain",
-            "init": {"pretrain": {"data": {"source": "builtin:demo", "split": "text"}, "steps": 10}},
+            "init": {
+                # As long as the default max_length of fine-tuning, so that tests may replace `training` freely.
+                "architecture": {"context_length": 2048},
+                "pretrain": {"data": {"source": "builtin:demo", "split": "text"}, "steps": 10},
+            },
         },
         "instruct": {"init": {"base": "base", "sft": {"data": {"source": "builtin:demo", "split": "instruct"}}}},
     },

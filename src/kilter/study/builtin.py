@@ -13,5 +13,14 @@ BUILTIN_SPLITS: "Mapping[str, Mapping[str, int]]" = MappingProxyType(
 )
 """Rows by split, by the name of the data set."""
 
+BUILTIN_CONTENTS: "Mapping[str, Mapping[str, str]]" = MappingProxyType(
+    {
+        "demo": MappingProxyType(
+            {"text": "text", "instruct": "conversations", "sft": "conversations", "preference": "pairs"}
+        )
+    }
+)
+"""What the rows of each split are, by the name of the data set: text, conversations or pairs."""
+
 BUILTIN_TEMPLATES = ("chatml", "plain")
 """The chat templates that a study may name instead of writing one."""

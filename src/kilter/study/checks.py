@@ -13,10 +13,10 @@ from kilter.study.problems import Complaint, FieldPath, path_text
 from kilter.study.specification import AlignSettings, Init, MethodChoice, ModelSource, SftSettings, Study
 from kilter.study.suites import SUITES, expand_suites
 from kilter.study.translation import coerced, complaints_of
-from kilter.study.wording import listed, nearest, suggestion
+from kilter.study.wording import listed, nearest, number_text, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _MODELS = ("base", "instruct")
 _SMALLEST_VOCABULARY = 259
@@ -67,7 +67,9 @@ def check_models(study: Study) -> "Iterator[Complaint]":
         path: FieldPath = ("models", name)
         if model.source is not None and model.init is not None:
             yield Complaint(path, "a model has either a `source` or an `init`, not both", "remove one of them")
-        elif model.source is None and model.init is None:
+            # What else is said about it would depend on which of the two is removed.
+            continue
+        if model.source is None and model.init is None:
             yield Complaint(path, "a model needs a `source` or an `init`", "add one of them")
         if model.chat_template is not None:
             yield from _check_template((*path, "chat_template"), model.chat_template)
@@ -81,6 +83,7 @@ def check_training(study: Study) -> "Iterator[Complaint]":
     """The training settings agree with each other."""
     yield from _check_settings(("training", "sft"), study.training.sft)
     yield from _check_settings(("training", "align"), study.training.align)
+    yield from _check_lengths(study)
 
 
 def check_methods(study: Study) -> "Iterator[Complaint]":
@@ -177,7 +180,9 @@ def _check_init(path: FieldPath, name: str, model: ModelSource, init: Init, stud
             yield Complaint((*path, "chat_template"), "a model made from scratch has no chat template of its own", fix)
         yield from _check_architecture(place, init)
     if init.sft is not None:
-        yield from _check_settings((*place, "sft", "training"), init.sft.training)
+        training = (*place, "sft", "training")
+        yield from _check_settings(training, init.sft.training)
+        yield from _check_length(training, init.sft.training, _contexts(study, [name]))
 
 
 def _check_origin(place: FieldPath, name: str, base: str, study: Study) -> "Iterator[Complaint]":
@@ -218,6 +223,57 @@ def _check_architecture(place: FieldPath, init: Init) -> "Iterator[Complaint]":
         yield Complaint((*place, "pretrain", "sequence_length"), reason, fix)
 
 
+def _check_lengths(study: Study) -> "Iterator[Complaint]":
+    """No rows are made that are longer than the models made from scratch, which are then trained on them, can read."""
+    if "sft" in study.scenarios:
+        yield from _check_length(("training", "sft"), study.training.sft, _contexts(study, ["base"]))
+    aligned = ["instruct" if scenario == "instruct" else "base" for scenario in study.scenarios]
+    contexts = _contexts(study, aligned)
+    if any("max_length" not in choice.training for choice in study.methods) or not study.methods:
+        yield from _check_length(("training", "align"), study.training.align, contexts)
+    for index, choice in enumerate(study.methods):
+        place: FieldPath = ("methods", index, "training", "max_length")
+        for path, length in _items(place, choice.training.get("max_length", ())):
+            if isinstance(length, int):
+                yield from _check_one_length(path, length, contexts)
+
+
+def _check_length(path: FieldPath, settings: SftSettings, contexts: "Mapping[str, int]") -> "Iterator[Complaint]":
+    default = "" if "max_length" in settings.model_fields_set else ", the default"
+    yield from _check_one_length((*path, "max_length"), settings.max_length, contexts, default)
+
+
+def _check_one_length(
+    path: FieldPath, length: int, contexts: "Mapping[str, int]", default: str = ""
+) -> "Iterator[Complaint]":
+    if not contexts or length <= min(contexts.values()):
+        return
+    name, context = min(contexts.items(), key=lambda item: item[1])
+    reason = f"max_length ({length}{default}) is longer than the context_length of models.{name} ({context})"
+    at = f" under `{path_text(path[:-1])}`" if default else ""
+    fix = f"write `max_length: {context}` or less{at}, or give the model a longer `architecture.context_length`"
+    yield Complaint(path, reason, fix)
+
+
+def _contexts(study: Study, names: "Iterable[str]") -> dict[str, int]:
+    """The longest sequences of those models that are made from scratch, by the model's name."""
+    found = {name: _context_of(study, name) for name in dict.fromkeys(names)}
+    return {name: context for name, context in found.items() if context is not None}
+
+
+def _context_of(study: Study, name: str) -> int | None:
+    """The longest sequence of a model; None where it was not made from scratch, or not soundly."""
+    # A chain of models that is longer than the list of models is a circle.
+    for _ in _MODELS:
+        model: ModelSource | None = getattr(study.models, name, None) if name in _MODELS else None
+        if model is None or model.init is None or model.source is not None:
+            return None
+        if model.init.base is None:
+            return model.init.architecture.context_length
+        name = model.init.base
+    return None
+
+
 def _divisors(number: int) -> list[int]:
     return [divisor for divisor in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64) if number % divisor == 0]
 
@@ -252,13 +308,18 @@ def _check_choice(path: FieldPath, choice: MethodChoice) -> "Iterator[Complaint]
 def _right_name(name: str, method: Method) -> str:
     own = method.hyperparameters
     if name in AlignSettings.model_fields:
-        return f"`{name}` is a training setting: write `training: {{{name}: …}}` inside the method"
+        return f"`{name}` is a training setting: write `training: {{{name}: {_example(name)}}}` inside the method"
     owners = [other.name for other in METHODS.values() if name in other.hyperparameters]
     has = f"{method.name} has {_with_meanings(own)}"
     if owners:
         return f"`{name}` belongs to {listed(owners)}; {has}"
     near = nearest(name, own)
-    return f"did you mean `{near}`? {has}" if near else has
+    return f"did you mean `{near}`?" if near else f"remove it; {has}"
+
+
+def _example(setting: str) -> str:
+    default = AlignSettings.model_fields[setting].default
+    return number_text(default) if _is_number(default) else str(default or 8)
 
 
 def _with_meanings(parameters: "Mapping[str, Hyperparameter]") -> str:
@@ -272,12 +333,14 @@ def _check_axis(path: FieldPath, name: str, value: Any, parameter: Hyperparamete
                 path, "an axis of the grid needs at least one value", f"write values, or leave `{name}` out"
             )
         yield from _duplicates(path, value if all(_is_number(item) for item in value) else ())
-    default = f"{name}: {parameter.meaning}. Default: {parameter.default:g}, from {parameter.source}"
+    example = number_text(parameter.default)
+    fix = f"write a number {parameter.range_text}, such as {example} (the default, from {parameter.source})"
+    fix = f"{fix}. `{name}`: {parameter.meaning}"
     for place, item in _items(path, value):
         if not _is_number(item):
-            yield Complaint(place, f"`{name}` must be a number or a list of numbers", f"write a number. {default}")
+            yield Complaint(place, f"`{name}` must be a number or a list of numbers", fix)
         elif not parameter.allows(float(item)):
-            yield Complaint(place, f"`{name}` must be {parameter.range_text}", default)
+            yield Complaint(place, f"`{name}` must be {parameter.range_text}", fix)
 
 
 def _check_override(path: FieldPath, name: str, value: Any) -> "Iterator[Complaint]":

@@ -93,7 +93,7 @@ def shown(value: Any) -> str:
     """Write a value as one short line of text, without the credentials that an address may hold."""
     if value is None:
         return "(empty)"
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
     text = _CREDENTIALS.sub("…@", text.removesuffix("\n...\n").strip())
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from kilter.study.checks import check_study
 from kilter.study.document import Document, read_document
 from kilter.study.facts import load_facts
-from kilter.study.problems import Complaint, FieldPath, Problem, StudyProblems
+from kilter.study.problems import Complaint, FieldPath, Problem, StudyProblems, path_text
 from kilter.study.sources import check_sources, check_store, local_path
 from kilter.study.specification import MirrorSource, Study
 from kilter.study.suites import expand_suites
 from kilter.study.translation import coerced, complaints_of
-from kilter.study.wording import nearest
+from kilter.study.wording import listed, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -98,6 +98,8 @@ class _Reading:
     environment: "Mapping[str, str]"
     complaints: list[Complaint] = field(default_factory=list)
     removed: set[FieldPath] = field(default_factory=set)
+    unset: dict[str, list[FieldPath]] = field(default_factory=dict)
+    """For each variable that is not set, the places that name it."""
     kept: dict[FieldPath, list[int]] = field(default_factory=dict)
     """For each list, the written positions of what is left of it."""
 
@@ -106,6 +108,7 @@ class _Reading:
         self.complaints.extend(self.document.complaints)
         self.removed.update(complaint.path for complaint in self.complaints)
         written = self._with_environment(self.document.data, ())
+        self._complain_of_unset()
         for _ in range(_ROUNDS):
             self.kept.clear()
             data = self._remainder(written, ())
@@ -126,6 +129,7 @@ class _Reading:
     def report(self, found: "Iterable[Complaint]") -> None:
         """Add complaints about places that were not yet complained about."""
         known = [complaint.path for complaint in self.complaints]
+        known += [path for places in self.unset.values() for path in places]
         for complaint in found:
             path = self._written(complaint.path)
             if not any(_related(path, other) for other in known):
@@ -144,10 +148,19 @@ class _Reading:
                 fix = "write `${NAME}` with letters, digits and `_` only"
                 self._refuse(path, f"`${{{name}}}` names no variable", fix)
             elif not self.environment.get(name):
-                near = nearest(name, self.environment, 0.85)
-                hint = f" (did you mean `{near}`, which is set?)" if near else ""
-                self._refuse(path, f"the environment variable {name} is not set{hint}", f"set it: `export {name}=…`")
+                self.unset.setdefault(name, []).append(path)
+                self.removed.add(path)
         return _VARIABLE.sub(lambda match: self.environment.get(match[1], match[0]), value)
+
+    def _complain_of_unset(self) -> None:
+        """Say once of each variable that it is not set, however many places name it."""
+        for name, places in self.unset.items():
+            first, *others = dict.fromkeys(places)
+            near = nearest(name, self.environment, 0.85)
+            hint = f" (did you mean `{near}`, which is set?)" if near else ""
+            also = f"; {listed(map(path_text, others))} {'need' if others[1:] else 'needs'} it too" if others else ""
+            reason = f"the environment variable {name} is not set{hint}{also}"
+            self.complaints.append(Complaint(first, reason, f"set it, for example `export {name}=/path/to/data`"))
 
     def _refuse(self, path: FieldPath, reason: str, fix: str) -> None:
         self.complaints.append(Complaint(path, reason, fix))

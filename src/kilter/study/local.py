@@ -1,5 +1,6 @@
 """Data sets in local files: which splits a folder holds, and how many rows, without reading the rows."""
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -48,12 +49,27 @@ def count_rows(files: "Iterable[Path]") -> int:
 
 
 def columns_of(file: "Path") -> tuple[str, ...] | None:
-    """Return the names of a Parquet file's columns; None for JSONL, where every line may have its own."""
+    """Return the names of a Parquet file's columns or of a JSONL file's first row; None where there is no such row.
+
+    Raises:
+        ValueError: the Parquet file is not one.
+        OSError: the file cannot be read.
+    """
     if file.suffix != ".parquet":
-        return None
+        return _first_keys(file)
     from pyarrow import parquet
 
     return tuple(parquet.read_schema(file).names)
+
+
+def _first_keys(file: "Path") -> tuple[str, ...] | None:
+    with file.open("rb") as stream:
+        first = next((line for line in stream if line.strip()), b"")
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return None
+    return tuple(row) if isinstance(row, dict) else None
 
 
 def _rows_of(file: "Path") -> int:

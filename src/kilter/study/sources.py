@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from kilter.study.builtin import BUILTIN_PREFIX, BUILTIN_SPLITS
+from kilter.study.builtin import BUILTIN_CONTENTS, BUILTIN_PREFIX, BUILTIN_SPLITS
 from kilter.study.local import DATA_SUFFIXES, MODEL_CONFIG, columns_of, count_rows, split_files
 from kilter.study.problems import Complaint, FieldPath
 from kilter.study.wording import listed, nearest, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from kilter.study.specification import DataSource, ModelSource, Study
 
@@ -19,6 +19,11 @@ Kind = Literal["builtin", "s3", "local", "hub", "other"]
 
 _BUCKET = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/.*)?$")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_FORMS = {
+    "pairs": (("prompt", "chosen", "rejected"), ("chosen", "rejected"), ("prompt", "completion", "label")),
+    "conversations": (("messages",), ("prompt", "completion")),
+}
+_HINTS = {"pairs": "pref", "conversations": "sft", "text": "text"}
 _LOCAL_BEGINNINGS = ("./", "../", "/", "~")
 _S3_FIX = "write s3://bucket/prefix; a bucket's name has 3 to 63 lower-case letters, digits, `.` and `-`"
 
@@ -37,6 +42,13 @@ class UsedData:
         if isinstance(self.data.source, str):
             return ((place, self.data.source),)
         return tuple(((*place, index), source) for index, source in enumerate(self.data.source))
+
+    @property
+    def content(self) -> str:
+        """What the rows must be: pairs, conversations or text."""
+        if self.path == ("data", "preference"):
+            return "pairs"
+        return "text" if "pretrain" in self.path else "conversations"
 
 
 def kind_of(source: str, folder: Path) -> Kind:
@@ -88,11 +100,15 @@ def check_sources(study: "Study", folder: Path) -> "Iterator[Complaint]":
         model: ModelSource | None = getattr(study.models, name)
         if model is not None and model.source is not None:
             yield from _check_model(("models", name), model, model.source, folder)
+    wrong: set[FieldPath] = set()
     for used in data_of(study):
-        yield from _check_data(used, folder)
+        for complaint in _check_data(used, folder):
+            wrong.add(used.path)
+            yield complaint
     if study.data.mirror is not None:
         yield from _check_mirror(study.data.mirror.source, folder)
-    yield from _check_sizes(study, folder)
+    # Rows of the wrong split or file are not worth counting.
+    yield from (found for found in _check_sizes(study, folder) if _counted(found) not in wrong)
     yield from _check_strata(study, folder)
 
 
@@ -174,7 +190,7 @@ def _check_data_source(place: FieldPath, source: str, used: UsedData, folder: Pa
             fix = suggestion(name, BUILTIN_SPLITS, "built-in data sets")
             yield Complaint(place, f"there is no built-in data set `{name}`", fix)
             return
-        yield from _check_splits(used, source, BUILTIN_SPLITS[name])
+        yield from _check_splits(used, source, BUILTIN_SPLITS[name], BUILTIN_CONTENTS[name])
     elif kind == "local":
         where = local_path(source, folder)
         if not where.exists():
@@ -190,7 +206,8 @@ def _check_data_source(place: FieldPath, source: str, used: UsedData, folder: Pa
         except (OSError, ValueError) as error:
             yield Complaint(place, f"a data file cannot be read: {_first_line(error)}", "write the file anew")
             return
-        yield from _check_splits(used, source, splits)
+        yield from _check_splits(used, source, splits, {})
+        yield from _check_columns(place, source, used, splits)
 
 
 def _check_remote(place: FieldPath, source: str, kind: Kind, possible: str) -> "Iterator[Complaint]":
@@ -203,15 +220,58 @@ def _check_remote(place: FieldPath, source: str, kind: Kind, possible: str) -> "
         yield Complaint(place, reason, f"write {possible}; a local path begins with ./, ../, / or ~")
 
 
-def _check_splits(used: UsedData, source: str, splits: "Iterable[str]") -> "Iterator[Complaint]":
-    names = sorted(splits)
+def _check_splits(
+    used: UsedData, source: str, splits: "Iterable[str]", contents: "Mapping[str, str]"
+) -> "Iterator[Complaint]":
+    """The splits are there, and hold rows of the right kind as far as `contents` says what they hold."""
+    # Pretraining writes conversations out as text.
+    right = {used.content, "conversations"} if used.content == "text" else {used.content}
+    names = sorted(split for split in splits if contents.get(split, used.content) in right)
     for field in ("split", "test_split"):
         wanted = getattr(used.data, field, None)
         if wanted is None or wanted in names:
             continue
-        near = nearest(wanted, names)
-        fix = f"write `{field}: {near or (names[0] if len(names) == 1 else '…')}`; the splits found are {listed(names)}"
-        yield Complaint((*used.path, field), f"`{source}` has no split `{wanted}`", fix)
+        reason = f"`{source}` has no split `{wanted}`"
+        if wanted in contents:
+            reason = f"the split `{wanted}` of `{source}` holds {contents[wanted]}, not {used.content}"
+        yield Complaint((*used.path, field), reason, _right_split(used, field, wanted, names))
+
+
+def _right_split(used: UsedData, field: str, wanted: str, names: list[str]) -> str:
+    if field == "test_split":
+        if len(names) < 2:
+            return "remove it: `holdout` sets a share of the rows aside instead"
+        names = [name for name in names if name != used.data.split]
+    likeliest = nearest(wanted, names) or max(names, key=lambda name: _likeliness(used, field, name))
+    others = f"; the splits found are {listed(names)}" if len(names) > 1 else ""
+    return f"write `{field}: {likeliest}`{others}"
+
+
+def _likeliness(used: UsedData, field: str, name: str) -> tuple[bool, bool]:
+    """Tell how well a split's name suits a use: the kind of rows first, then whether it is for training."""
+    hint = "instruct" if "init" in used.path and "instruct" in name else _HINTS[used.content]
+    return hint in name, ("test" if field == "test_split" else "train") in name
+
+
+def _check_columns(
+    place: FieldPath, source: str, used: UsedData, splits: "Mapping[str, tuple[Path, ...]]"
+) -> "Iterator[Complaint]":
+    """Every file that is read has the columns of one of the forms that are understood."""
+    forms = _FORMS.get(used.content, ())
+    wanted = dict.fromkeys([used.data.split, getattr(used.data, "test_split", None)])
+    for file in (file for split in wanted if split is not None for file in splits.get(split, ())):
+        columns = columns_of(file)
+        if columns is None or not forms or any(set(form) <= set(columns) for form in forms):
+            continue
+        found = f"`{source}` ({file.name}) has {'the columns ' if columns else 'no columns'}{listed(columns)}"
+        understood = "; ".join(listed(form) for form in forms)
+        yield Complaint(place, f"{found}, which make no {used.content}", f"rename the columns to one of: {understood}")
+        return
+
+
+def _counted(complaint: Complaint) -> FieldPath:
+    """The data whose rows a complaint about sizes has counted."""
+    return ("data", "preference") if complaint.path[0] == "sizes" else ("data", "sft")
 
 
 def _check_sizes(study: "Study", folder: Path) -> "Iterator[Complaint]":

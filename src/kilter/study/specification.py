@@ -205,7 +205,7 @@ class MethodChoice(Model):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    """One of the methods that `kilter methods` lists."""
+    """The method: dpo, ipo, kto or cpo."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of training.align for this method; a list is an axis here too."""
 

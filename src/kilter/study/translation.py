@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
+from kilter.study.document import shown
+from kilter.study.methods import METHODS
 from kilter.study.problems import Complaint, FieldPath, path_text
 from kilter.study.specification import Study
-from kilter.study.wording import listed, nearest, suggestion
+from kilter.study.wording import listed, nearest, number_text, sentences, suggestion
 
 _BOUNDS = {
     "greater_than": ("gt", "above"),
@@ -17,6 +20,21 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+_LIMITS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+_EXAMPLES = {
+    "sizes": "500",
+    "size": "1000",
+    "limit": "100",
+    "num_fewshot": "5",
+    "micro_batch_size": "8",
+    "max_prompt_length": "512",
+    "prompt_characters": "4000",
+    "answer_characters": "4000",
+    "seeds": "0",
+}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_METHOD_EXAMPLE = "`{name: kto, beta: 0.1}`"
+_LIST_EXAMPLE = "write a list: `methods: [{name: kto, beta: 0.1}]`"
 _KINDS = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -95,17 +113,65 @@ def model_at(path: FieldPath, root: type[BaseModel] = Study) -> type[BaseModel] 
 
 def described(path: FieldPath, root: type[BaseModel] = Study) -> str:
     """Return what the specification says about a field, on one line; empty where it says nothing."""
+    field = _field_at(path, root)
+    return " ".join((field.description or "").split()) if field else ""
+
+
+def instruction(path: FieldPath, root: type[BaseModel] = Study) -> str:
+    """Say what to write at a place, with an example: `write a positive whole number, such as 500`; empty if unknown."""
+    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+    model = model_at(_named(path)[:-1], root) if path else None
+    if model is None or name not in model.model_fields:
+        return ""
+    schema = model.model_json_schema()
+    node = schema["properties"][name]
+    if path and isinstance(path[-1], int):
+        node = next((part["items"] for part in node.get("anyOf", [node]) if "items" in part), node)
+    words = _words(node)
+    inner = model_at(path, root) if not isinstance(path[-1], int) and "items" not in node else None
+    if not words and inner is not None:
+        return f"write a mapping with its fields: {listed(inner.model_fields)}"
+    default = model.model_fields[name].default
+    if isinstance(default, str | int | float) and not isinstance(default, bool):
+        example = f"{number_text(default) if not isinstance(default, str) else f'`{default}`'} (the default)"
+    else:
+        example = _EXAMPLES.get(name, "")
+        example = f"`[{example}]`" if example and "items" in node else example
+    return f"write {words}{f', such as {example}' if example else ''}" if words else ""
+
+
+def _named(path: FieldPath) -> FieldPath:
+    """Shorten a place in a list to the place of the list."""
     while path and isinstance(path[-1], int):
         path = path[:-1]
+    return path
+
+
+def _field_at(path: FieldPath, root: type[BaseModel]) -> FieldInfo | None:
+    path = _named(path)
     model = model_at(path[:-1], root) if path else None
-    field = model.model_fields.get(str(path[-1])) if model else None
-    if field is None or not field.description:
-        return ""
-    text = " ".join(field.description.split())
-    default = field.default
-    if default is PydanticUndefined or default is None or isinstance(default, BaseModel):
-        return text
-    return f"{text.removesuffix('.')}. Default: {default!r}." if not isinstance(default, tuple | dict) else text
+    return model.model_fields.get(str(path[-1])) if model else None
+
+
+def _words(node: dict[str, Any]) -> str:
+    """Put a JSON Schema into words; what has none, such as a reference, is left out."""
+    if "anyOf" in node:
+        return " or ".join(text for text in map(_words, node["anyOf"]) if text)
+    if "enum" in node:
+        return listed(node["enum"], "or")
+    if "const" in node:
+        return f"`{node['const']}`"
+    kind = node.get("type")
+    if kind == "integer":
+        if node.get("exclusiveMinimum") == 0:
+            return "a positive whole number"
+        return "a whole number" + (f" of at least {node['minimum']}" if "minimum" in node else "")
+    if kind == "number":
+        bounds = [f"{words} {node[key]:g}" for key, words in _LIMITS.items() if key in node]
+        return " ".join(["a number", " and ".join(bounds)]).strip()
+    if kind == "array":
+        return f"a list, each item {inner}" if (inner := _words(node.get("items", {}))) else "a list"
+    return {"string": "text", "boolean": "true or false"}.get(str(kind), "")
 
 
 def _shared(one: FieldPath, other: FieldPath) -> int:
@@ -120,12 +186,13 @@ def _complaint(path: FieldPath, errors: Sequence[ErrorDetails], root: type[BaseM
     if first["type"] == "extra_forbidden":
         return Complaint(path, f"there is no field `{name}` {_within(path)}", _known_fields(path, root))
     about = described(path, root)
-    if first["type"] == "missing":
-        return Complaint(path, f"`{name}` is missing", f"add it. {about}".strip())
     written = first["input"]
+    if first["type"] == "missing":
+        if path[:1] == ("methods",) and name == "name" and isinstance(written, dict):
+            return Complaint(path, "a method needs its `name`", _as_method(written))
+        return Complaint(path, f"`{name}` is missing", sentences("add it", about))
     if written is None:
-        return Complaint(path, "nothing is written here", f"write a value or remove the line. {about}".strip())
-    fixes: list[str] = []
+        return Complaint(path, "nothing is written here", sentences("write a value or remove the line", about))
     if any(error["type"] == "string_pattern_mismatch" for error in errors):
         reason = "a name is letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
         return Complaint(path, reason, "leave out spaces and other signs")
@@ -135,19 +202,57 @@ def _complaint(path: FieldPath, errors: Sequence[ErrorDetails], root: type[BaseM
     reason = f"this must be {' or '.join(expected)}" if expected else first["msg"]
     options = [option for error in errors for option in _options(error)]
     if isinstance(written, str) and (near := nearest(written, options)):
-        fixes.append(f"did you mean `{near}`?")
-    elif "a list" in expected and not isinstance(written, dict):
-        fixes.append(f"write it as a list: `[{written}]`")
+        return Complaint(path, reason, f"did you mean `{near}`?")
+    if path == ("methods",) and isinstance(written, dict):
+        return Complaint(path, reason, _as_methods(written))
+    if path == ("seeds",) and type(written) is int and written > 1:
+        return Complaint(path, reason, sentences(_as_seeds(written), about))
+    of_numbers = "number" in instruction((*path, 0), root)
+    if "a list" in expected and isinstance(written, str) and of_numbers:
+        fix = instruction(path, root)
+    elif "a list" in expected and (not isinstance(written, dict) or path == ("benchmarks",)):
+        fix = f"write it as a list: `[{shown(written)}]`"
     elif list(expected) == ["text"] and isinstance(written, bool | int | float):
-        fixes.append(f'put it in quotes: "{written}"')
-    return Complaint(path, reason, " ".join([*fixes, about]).strip() or f"write {' or '.join(expected)}")
+        fix = f'put it in quotes: "{written}"'
+    else:
+        fix = instruction(path, root) or f"write {' or '.join(expected) or 'another value'}"
+    return Complaint(path, reason, sentences(fix, about))
+
+
+def _as_method(written: dict[str, Any]) -> str:
+    """Advise on a method whose name is not under `name`, perhaps because it was written as the field's name."""
+    if written and written.keys() <= METHODS.keys():
+        items = [_one_method(name, settings) for name, settings in written.items()]
+        if None not in items:
+            return "write " + ", then ".join(f"`{shown(item)}`" for item in items)
+    return f"write {_METHOD_EXAMPLE} with the name of a method: {listed(METHODS, 'or')}"
+
+
+def _as_methods(written: dict[str, Any]) -> str:
+    """Advise on methods that are written as a mapping instead of a list."""
+    items = [written] if "name" in written else [_one_method(name, inner) for name, inner in written.items()]
+    text = shown(items) if items and None not in items else ""
+    return f"write a list: `methods: {text}`" if text and "…" not in text else _LIST_EXAMPLE
+
+
+def _one_method(name: str, settings: Any) -> Any:
+    """Return a method as a study writes it; None where the settings are no settings."""
+    if settings is None or settings == {}:
+        return name
+    return {"name": name, **settings} if isinstance(settings, dict) else None
+
+
+def _as_seeds(count: int) -> str:
+    if count < len(_NUMBERS):
+        return f"{_NUMBERS[count]} seeds are `{list(range(count))}`; only seed {count} is `[{count}]`"
+    return f"{count} seeds are the list from 0 to {count - 1}; only seed {count} is `[{count}]`"
 
 
 def _expected(error: ErrorDetails) -> Iterator[str]:
     kind = error["type"]
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        yield f"a number {words} {error.get('ctx', {}).get(bound)}"
+        yield f"a number {words} {error.get('ctx', {}).get(bound, 0):g}"
     elif kind in _KINDS:
         yield _KINDS[kind]
     elif kind == "literal_error":

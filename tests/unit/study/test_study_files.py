@@ -38,7 +38,8 @@ def data_folder(tmp_path_factory):
     for name, rows in files.items():
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"prompt": ["p"] * rows}), path)
+        columns = ("prompt", "completion") if name.startswith("sft/") else ("prompt", "chosen", "rejected")
+        pq.write_table(pa.table({column: ["p"] * rows for column in columns}), path)
     return folder
 
 

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilter.study.builtin import BUILTIN_SPLITS
 from kilter.study.load import load_study, parse_study
 from kilter.study.methods import METHODS
 from kilter.study.problems import StudyProblems
@@ -18,7 +19,13 @@ from kilter.study.specification import AlignSettings, Benchmark, MethodChoice, S
 from kilter.study.suites import SUITES
 
 MODELS = {
-    "base": {"chat_template": "plain", "init": {"pretrain": {"data": {"source": "builtin:demo", "split": "text"}}}},
+    "base": {
+        "chat_template": "plain",
+        "init": {
+            "architecture": {"context_length": 2048},
+            "pretrain": {"data": {"source": "builtin:demo", "split": "text"}},
+        },
+    },
     "instruct": {"init": {"base": "base", "sft": {"data": {"source": "builtin:demo", "split": "instruct"}}}},
 }
 DATA = {
@@ -45,7 +52,7 @@ def methods(draw):
 
 @st.composite
 def studies(draw):
-    sizes = st.one_of(st.integers(1, 4000), st.just("all"))
+    sizes = st.one_of(st.integers(1, BUILTIN_SPLITS["demo"]["preference"]), st.just("all"))
     study = {
         "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)),
         "models": copy.deepcopy(MODELS),

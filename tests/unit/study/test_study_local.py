@@ -53,6 +53,22 @@ def test_rows_of_parquet_come_from_its_metadata(tmp_path):
     assert local.columns_of(tmp_path / "0.parquet") == ("a",)
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (b'\n  \n{"b": 1, "a": [2]}\n{"c": 3}\n', ("b", "a")),
+        (b"{}", ()),
+        (b"", None),
+        (b"[1]", None),
+        (b"{", None),
+        (b"\xff", None),
+    ],
+)
+def test_columns_of_jsonl_are_those_of_its_first_row(tmp_path, text, columns):
+    (tmp_path / "x.jsonl").write_bytes(text)
+    assert local.columns_of(tmp_path / "x.jsonl") == columns
+
+
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no")
     with pytest.raises(ValueError, match="Parquet"):

@@ -37,8 +37,20 @@ class Wrong:
     fix: str
 
 
+SHORT = {"sft": {"max_length": 128}, "align": {"max_length": 128}}
+TUNED = {"init": {"base": "base", "sft": {"data": {"source": "builtin:demo", "split": "instruct"}}}}
+
+
 def init(**fields: Any) -> dict[str, Any]:
-    return {"models": {"base": {**SCRATCH, "init": {**SCRATCH["init"], **fields}}}}
+    return {"models": {"base": {**SCRATCH, "init": {**SCRATCH["init"], **fields}}}, "training": SHORT}
+
+
+def long(**training: Any) -> dict[str, Any]:
+    return {**init(), "training": {**SHORT, **training}}
+
+
+def demo(**fields: Any) -> dict[str, Any]:
+    return {"data": {**RIGHT["data"], "preference": {"source": "builtin:demo", **fields}}}
 
 
 def shape(**fields: Any) -> dict[str, Any]:
@@ -64,8 +76,71 @@ TABLE = {
     "hyperparameter of another": Wrong(method(cpo_alpha=1), "methods[0].cpo_alpha", "dpo has no", "belongs to `cpo`"),
     "misspelt hyperparameter": Wrong(method(bta=1), "methods[0].bta", "no hyperparameter", "did you mean `beta`"),
     "setting beside a method": Wrong(method(learning_rate=1), "methods[0].learning_rate", "no hyper", "training: {"),
-    "hyperparameter below": Wrong(method(beta=0), "methods[0].beta", "above 0", "Default: 0.01"),
-    "hyperparameter on an axis": Wrong(method(beta=[0.1, -1]), "methods[0].beta[1]", "above 0", "Default"),
+    "hyperparameter below": Wrong(
+        method(beta=0), "methods[0].beta", "above 0", "write a number above 0, such as 0.01 (the default"
+    ),
+    "hyperparameter on an axis": Wrong(method(beta=[0.1, -1]), "methods[0].beta[1]", "above 0", "the default"),
+    "methods as a mapping": Wrong(
+        {"methods": {"dpo": None, "kto": {"beta": 0.1}}},
+        "methods",
+        "must be a list",
+        "write a list: `methods: [dpo, {name: kto, beta: 0.1}]`",
+    ),
+    "one method as a mapping": Wrong(
+        {"methods": {"name": "kto", "beta": 0.1}}, "methods", "must be a list", "`methods: [{name: kto, beta: 0.1}]`"
+    ),
+    "methods as a strange mapping": Wrong(
+        {"methods": {"dpo": 3}}, "methods", "must be a list", "`methods: [{name: kto, beta: 0.1}]`"
+    ),
+    "method as a field": Wrong(
+        {"methods": [{"kto": {"beta": 0.1}}]}, "methods[0].name", "needs its `name`", "write `{name: kto, beta: 0.1}`"
+    ),
+    "method without a name": Wrong({"methods": [{"beta": 1}]}, "methods[0].name", "needs its `name`", "`ipo`"),
+    "number of seeds": Wrong(
+        {"seeds": 3}, "seeds", "must be a list", "three seeds are `[0, 1, 2]`; only seed 3 is `[3]`. Seeds"
+    ),
+    "large number of seeds": Wrong({"seeds": 42}, "seeds", "must be a list", "42 seeds are the list from 0 to 41"),
+    "one seed": Wrong({"seeds": 1}, "seeds", "must be a list", "write it as a list: `[1]`."),
+    "seeds in words": Wrong({"seeds": "many"}, "seeds", "must be a list", "whole number of at least 0, such as `[0]`"),
+    "rate in words": Wrong(
+        {"training": {"align": {"learning_rate": "fast"}}},
+        "training.align.learning_rate",
+        "must be a number",
+        "write a number above 0, such as 5e-7 (the default).",
+    ),
+    "no batch": Wrong(
+        {"training": {"sft": {"batch_size": 0}}},
+        "training.sft.batch_size",
+        "above 0",
+        "write a positive whole number, such as 128 (the default).",
+    ),
+    "benchmark instead of benchmarks": Wrong(
+        {"benchmarks": {"task": "x"}}, "benchmarks", "must be a list", "write it as a list: `[{task: x}]`."
+    ),
+    "scenario instead of scenarios": Wrong(
+        {"scenarios": "sft"}, "scenarios", "must be a list", "write it as a list: `[sft]`. `sft` (SFT"
+    ),
+    "number instead of a section": Wrong(
+        {"comparisons": 3}, "comparisons", "must be a mapping", "its fields: `alpha` and `correction`."
+    ),
+    "default length above the context": Wrong(
+        long(sft={}), "training.sft.max_length", "(2048, the default)", "write `max_length: 512` or less"
+    ),
+    "alignment above the context": Wrong(
+        long(align={"max_length": 513}), "training.align.max_length", "models.base (512)", "write `max_length: 512`"
+    ),
+    "a method's length above the context": Wrong(
+        {**init(), **method(training={"max_length": [64, 600]})},
+        "methods[0].training.max_length[1]",
+        "max_length (600)",
+        "write `max_length: 512`",
+    ),
+    "instruction tuning above the context": Wrong(
+        {"models": {**init()["models"], "instruct": TUNED}, "training": SHORT},
+        "models.instruct.init.sft.training.max_length",
+        "models.instruct (512)",
+        "write `max_length: 512`",
+    ),
     "hyperparameter is text": Wrong(method(beta="much"), "methods[0].beta", "must be a number", "write a number"),
     "hyperparameter is true": Wrong(method(beta=True), "methods[0].beta", "must be a number", "write a number"),
     "empty axis": Wrong(method(beta=[]), "methods[0].beta", "at least one value", "leave `beta` out"),
@@ -75,7 +150,10 @@ TABLE = {
         method(training={"beta": 1}), "methods[0].training.beta", "no setting", "hyperparameter of `dpo`"
     ),
     "override out of range": Wrong(
-        method(training={"epochs": [1, -1]}), "methods[0].training.epochs[1]", "above 0", "Passes over"
+        method(training={"epochs": [1, -1]}),
+        "methods[0].training.epochs[1]",
+        "above 0",
+        "write a number above 0, such as 1 (the default). Passes over",
     ),
     "override in quotes": Wrong(method(training={"epochs": "1"}), "methods[0].training.epochs", "text", "quotes"),
     "override that does not divide": Wrong(
@@ -92,12 +170,18 @@ TABLE = {
     "no instruct model": Wrong({"scenarios": ["instruct"]}, "models.instruct", "scenario `instruct` needs", "add"),
     "no base model": Wrong({"models": {}}, "models.base", "scenario `sft` needs", "add `models.base`"),
     "no conversations": Wrong({"data": {"preference": {"source": "org/x"}}}, "data.sft", "needs conversations", "add"),
+    "source and an empty init": Wrong(
+        {"models": {"base": {"source": "org/base", "init": {}}}}, "models.base", "not both", "remove one"
+    ),
     "source and init": Wrong(
         {"models": {"base": {**SCRATCH, "source": "org/base"}}}, "models.base", "not both", "remove one"
     ),
     "neither source nor init": Wrong({"models": {"base": {}}}, "models.base", "needs a `source` or", "add one"),
     "nothing to learn from": Wrong(
-        {"models": {"base": {"chat_template": "plain", "init": {}}}}, "models.base.init", "random", "add `pretrain`"
+        {"models": {"base": {"chat_template": "plain", "init": {}}}, "training": SHORT},
+        "models.base.init",
+        "random",
+        "add `pretrain`",
     ),
     "made from itself": Wrong(
         {"models": {"base": {"init": {"base": "base"}}}}, "models.base.init.base", "itself", "another model"
@@ -126,7 +210,10 @@ TABLE = {
         "at most 512",
     ),
     "no template": Wrong(
-        {"models": {"base": {"init": SCRATCH["init"]}}}, "models.base.chat_template", "no chat template", "chatml"
+        {"models": {"base": {"init": SCRATCH["init"]}}, "training": SHORT},
+        "models.base.chat_template",
+        "no chat template",
+        "chatml",
     ),
     "unknown template": Wrong(
         {"models": {"base": {"source": "org/base", "chat_template": "chatlm"}}},
@@ -146,7 +233,7 @@ TABLE = {
         "never reads",
         "loop over `messages`",
     ),
-    "negative size": Wrong({"sizes": [10, -5]}, "sizes[1]", "above 0 or `all`", "sizes"),
+    "negative size": Wrong({"sizes": [10, -5]}, "sizes[1]", "above 0 or `all`", "number or `all`, such as 500."),
     "size is text": Wrong({"sizes": ["10"]}, "sizes[0]", "text, not a number", "10 without quotes"),
     "size is most": Wrong({"sizes": ["most"]}, "sizes[0]", "`all`", "sizes"),
     "size twice": Wrong({"sizes": [10, 20, 10]}, "sizes[2]", "listed twice", "remove"),
@@ -173,7 +260,9 @@ TABLE = {
     "negative shots": Wrong(
         {"benchmarks": [{"task": "gsm8k", "num_fewshot": -1}]}, "benchmarks[0].num_fewshot", "at least 0", "examples"
     ),
-    "zero limit": Wrong({"benchmarks": [{"task": "x", "limit": 0}]}, "benchmarks[0].limit", "above 0", "documents"),
+    "zero limit": Wrong(
+        {"benchmarks": [{"task": "x", "limit": 0}]}, "benchmarks[0].limit", "above 0", "such as 100. Only"
+    ),
     "misspelt in a benchmark": Wrong(
         {"benchmarks": [{"task": "x", "fewshot": 1}]}, "benchmarks[0].fewshot", "no field", "did you mean `num_fewshot`"
     ),
@@ -212,6 +301,21 @@ TABLE = {
     "built-in split": Wrong(
         pairs(source="builtin:demo", split="preferences"), "data.preference.split", "no split", "split: preference`"
     ),
+    "default split of the demo": Wrong(
+        demo(), "data.preference.split", "no split `train`", "write `split: preference`"
+    ),
+    "conversations instead of pairs": Wrong(
+        demo(split="sft"), "data.preference.split", "holds conversations, not pairs", "write `split: preference`"
+    ),
+    "no second split of pairs": Wrong(
+        demo(split="preference", test_split="sft"), "data.preference.test_split", "not pairs", "remove it: `holdout`"
+    ),
+    "pairs instead of conversations": Wrong(
+        {"data": {**RIGHT["data"], "sft": {"source": "builtin:demo", "split": "preference"}}},
+        "data.sft.split",
+        "holds pairs, not conversations",
+        "write `split: sft`",
+    ),
     "built-in model": Wrong(
         {"models": {"base": {"source": "builtin:demo"}}}, "models.base.source", "no built-in models", "`init:`"
     ),
@@ -222,7 +326,10 @@ TABLE = {
         {"data": {**RIGHT["data"], "mirror": {"source": "./hf"}}}, "data.mirror.source", "does not exist", "looked for"
     ),
     "revision of a folder": Wrong(
-        {"models": {"base": {**SCRATCH, "revision": "abc"}}}, "models.base.revision", "only a hub id", "remove"
+        {"models": {"base": {**SCRATCH, "revision": "abc"}}, "training": SHORT},
+        "models.base.revision",
+        "only a hub id",
+        "remove",
     ),
     "source twice": Wrong(pairs(source=["org/a", "org/a"]), "data.preference.source[1]", "named twice", "once"),
     "no sources": Wrong(pairs(source=[]), "data.preference.source", "empty", "at least one"),
@@ -232,7 +339,7 @@ TABLE = {
     ),
     "odd variable": Wrong(pairs(source="${A-B}/x"), "data.preference.source", "names no variable", "letters"),
     "missing facts": Wrong({"facts": "./facts.yaml"}, "facts", "cannot be read", "YAML file"),
-    "alpha": Wrong({"comparisons": {"alpha": 5}}, "comparisons.alpha", "below 1", "error rate"),
+    "alpha": Wrong({"comparisons": {"alpha": 5}}, "comparisons.alpha", "below 1", "such as 0.05 (the default). Family"),
     "correction": Wrong({"comparisons": {"correction": "home"}}, "comparisons.correction", "`holm`", "did you mean"),
 }
 
@@ -381,6 +488,32 @@ def test_credentials_in_an_address_are_not_shown():
     assert "secret" not in str(problem)
 
 
+def test_a_variable_that_is_not_set_is_one_problem():
+    data = {"sft": {"source": "${HERE}/a"}, "preference": {"source": ["${HERE}/b", "${HERE}/${THERE}"]}}
+    found = problems_of(changed({"data": data}))
+    here = next(problem for problem in found if "HERE is not set" in problem.reason and "THERE" not in problem.reason)
+    there = next(problem for problem in found if "THERE is not set" in problem.reason)
+    assert len(found) == 2
+    named = {here.path, *(part.strip("`") for part in here.reason.split() if part.startswith("`"))}
+    assert named == {"data.sft.source", "data.preference.source[0]", "data.preference.source[1]"}
+    assert there.path == "data.preference.source[1]"
+
+
+def test_a_near_field_is_named_alone():
+    (problem,) = problems_of(changed({"sizs": [1]}))
+    assert problem.fix == "did you mean `sizes`?"
+
+
+def test_a_length_that_no_method_uses_does_not_matter():
+    study = {**RIGHT, **init(), **method(training={"max_length": 64}), "training": {"sft": {"max_length": 512}}}
+    assert parse_study(yaml.safe_dump(study), "study.yaml", {}).training.align.max_length == 1024
+
+
+def test_models_that_are_loaded_may_read_any_length():
+    study = {**RIGHT, "training": {"align": {"max_length": 100_000}}}
+    assert parse_study(yaml.safe_dump(study), "study.yaml", {}).training.align.max_length == 100_000
+
+
 def write_pairs(folder, rows):
     folder.mkdir(parents=True, exist_ok=True)
     return pa.table({"prompt": ["p"] * rows, "chosen": ["c"] * rows, "rejected": ["r"] * rows})
@@ -414,7 +547,7 @@ def test_a_missing_split_names_those_found(tmp_path):
 def test_a_size_above_local_rows_is_refused(tmp_path):
     pq.write_table(write_pairs(tmp_path / "pairs", 3), tmp_path / "pairs" / "train-00000-of-00002.parquet")
     (tmp_path / "pairs" / "more.jsonl").write_text("")
-    lines = "\n".join(json.dumps({"prompt": "p"}) for _ in range(2)) + "\n\n"
+    lines = "\n".join(json.dumps({"chosen": "c", "rejected": "r"}) for _ in range(2)) + "\n\n"
     (tmp_path / "pairs" / "train-00001-of-00002.jsonl").write_text(lines)
     path, study = local_study(tmp_path, "../pairs")
     found = refused(path, {**study, "sizes": [5, 6, "all"]})
@@ -426,6 +559,61 @@ def test_a_column_for_strata_must_exist(tmp_path):
     pq.write_table(write_pairs(tmp_path / "pairs", 3), tmp_path / "pairs" / "train.parquet")
     path, study = local_study(tmp_path, "../pairs", strata="promt")
     assert "did you mean `prompt`" in refused(path, study)["data.preference.strata"].fix
+
+
+def test_a_column_for_strata_must_exist_in_jsonl(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n')
+    path, study = local_study(tmp_path, "../pairs.jsonl", strata="promt")
+    assert "did you mean `prompt`" in refused(path, study)["data.preference.strata"].fix
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    ("use", "columns", "kind"),
+    [
+        ("preference", ["prompt", "better", "worse"], "pairs"),
+        ("preference", ["prompt", "completion"], "pairs"),
+        ("preference", ["messages"], "pairs"),
+        ("sft", ["prompt", "answer"], "conversations"),
+        ("sft", ["chosen", "rejected"], "conversations"),
+    ],
+)
+def test_columns_of_no_known_form_are_refused_at_once(tmp_path, suffix, use, columns, kind):
+    write_rows(tmp_path / f"rows.{suffix}", columns)
+    path, study = local_study(tmp_path, "org/pairs")
+    study["data"] = {**study["data"], use: {"source": f"../rows.{suffix}"}}
+    found = refused(path, study)
+    assert list(found) == [f"data.{use}.source"]
+    problem = found[f"data.{use}.source"]
+    assert f"make no {kind}" in problem.reason
+    assert all(f"`{column}`" in problem.reason for column in columns)
+    forms = {"pairs": "`chosen` and `rejected`; `prompt`, `completion` and `label`", "conversations": "`messages`;"}
+    assert forms[kind] in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("use", "columns"),
+    [
+        ("preference", ["prompt", "chosen", "rejected", "score"]),
+        ("preference", ["chosen", "rejected"]),
+        ("preference", ["prompt", "completion", "label"]),
+        ("sft", ["messages", "prompt"]),
+        ("sft", ["prompt", "completion"]),
+    ],
+)
+def test_columns_of_a_known_form_are_accepted(tmp_path, use, columns):
+    write_rows(tmp_path / "rows.jsonl", columns)
+    path, study = local_study(tmp_path, "org/pairs")
+    path.write_text(yaml.safe_dump({**study, "data": {**study["data"], use: {"source": "../rows.jsonl"}}}))
+    assert load_study(path, {})
+
+
+def write_rows(path, columns):
+    row = dict.fromkeys(columns, "x")
+    if path.suffix == ".jsonl":
+        path.write_text(json.dumps(row) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), path)
 
 
 def test_a_broken_data_file_is_named_before_anything_runs(tmp_path):
