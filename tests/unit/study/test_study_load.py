@@ -209,7 +209,7 @@ def test_a_misspelt_variable_is_suggested():
 
 def test_relative_paths_begin_at_the_studys_folder(tmp_path, monkeypatch):
     (tmp_path / "studies" / "hf").mkdir(parents=True)
-    (tmp_path / "studies" / "pairs.jsonl").write_text("{}\n")
+    (tmp_path / "studies" / "pairs.jsonl").write_text('{"chosen": "c", "rejected": "r"}\n')
     data = {**DATA, "preference": {"source": "pairs.jsonl"}, "mirror": {"source": "./hf"}}
     (tmp_path / "studies" / "study.yaml").write_text(yaml.safe_dump(small(data=data)))
     monkeypatch.chdir(tmp_path)
