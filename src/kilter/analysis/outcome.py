@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kilter.analysis.findings import Comparison, Findings
+    from kilter.analysis.findings import Comparison, Findings, Verdict
     from kilter.analysis.results import ModelResult, StudyResults
 
 
@@ -23,6 +23,7 @@ def outcome_of(results: "StudyResults", findings: "Findings") -> dict[str, Any]:
     return {
         "study": results.name,
         "benchmarks": benchmarks,
+        "models_in_all": len(results.models),
         "models": [
             {
                 "name": model.name,
@@ -35,7 +36,7 @@ def outcome_of(results: "StudyResults", findings: "Findings") -> dict[str, Any]:
             }
             for model in shown
         ],
-        "verdicts": [{"kind": verdict.kind, "text": verdict.text} for verdict in findings.verdicts],
+        "verdicts": [{"kind": _kind(verdict), "text": verdict.text} for verdict in findings.verdicts],
     }
 
 
@@ -43,6 +44,11 @@ def _shown(results: "StudyResults", findings: "Findings") -> "list[ModelResult]"
     chosen = {item.model for item in findings.chosen}
     starting = [model for model in results.models if model.role != "aligned"]
     return [*starting, *(model for model in results.models if model.key in chosen)]
+
+
+def _kind(verdict: "Verdict") -> str:
+    """Tell notes on how to read the results from findings between methods or scenarios."""
+    return "between" if verdict.kind == "note" and verdict.comparisons else verdict.kind
 
 
 def _mark(comparison: "Comparison") -> str | None:

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-_WORDS = {"helped": "helped", "hurt": "hurt", "cannot tell": "cannot be told"}
+_WORDS = {"helped": "helped", "hurt": "hurt", "cannot tell": "cannot be told", "note": "are to be kept in mind"}
 _MARKS = {"better": "▲", "worse": "▼", None: " "}
 
 
@@ -38,12 +38,22 @@ def outcome_table(outcome: "Mapping[str, Any]") -> "Table":
 def verdict_lines(outcome: "Mapping[str, Any]", of_each_kind: int) -> list[str]:
     """Return the first sentences of what helped, what hurt and what cannot be told, with how many there are."""
     lines: list[str] = []
-    for kind in ("helped", "hurt", "cannot tell"):
+    for kind in ("helped", "hurt", "cannot tell", "note"):
         texts = [verdict["text"] for verdict in outcome["verdicts"] if verdict["kind"] == kind]
         lines += [f"• {text}" for text in texts[:of_each_kind]]
         if len(texts) > of_each_kind:
             lines.append(f"  … and {len(texts) - of_each_kind} more that {_WORDS[kind]}")
     return lines
+
+
+def scope_line(outcome: "Mapping[str, Any]") -> str:
+    """Say which of a study's models the table shows."""
+    shown, models = len(outcome["models"]), outcome["models_in_all"]
+    return (
+        ""
+        if shown == models
+        else f"Shown: {shown} of {models} models, each method at its largest size; the report has all."
+    )
 
 
 def _without_common_beginning(names: "Sequence[str]") -> list[str]:

@@ -98,10 +98,12 @@ def tell(outcome: "Mapping[str, Any]", path: Path) -> None:
     """Print the outcome in short and where the report is."""
     from rich.console import Console
 
-    from kilter.cli.outcome import outcome_table, verdict_lines
+    from kilter.cli.outcome import outcome_table, scope_line, verdict_lines
 
     console = Console()
     console.print(outcome_table(outcome))
+    if scope := scope_line(outcome):
+        console.print(scope, markup=False, highlight=False)
     for line in verdict_lines(outcome, _OF_EACH_KIND):
         console.print(line, markup=False, highlight=False)
     console.print(f"Report: {path.resolve()}", soft_wrap=True, markup=False, highlight=False)

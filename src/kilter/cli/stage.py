@@ -1,5 +1,6 @@
 """`kilter stage`: the one entry point that every backend uses."""
 
+import logging
 import os
 import signal
 from typing import Annotated
@@ -39,6 +40,7 @@ def stage(
     from kilter.stages.registry import stage_kind
     from kilter.store.store import Store
 
+    _log_to_stderr()
     asked = _stop_when_asked(saves=stage_kind(name).saves_when_stopped)
     references = [Reference(name, item) for item in key]
     listener = listener_from_environment(os.environ)
@@ -46,6 +48,16 @@ def stage(
     if any(outcome.preempted for outcome in outcomes):
         return EXIT_PREEMPTED
     return EXIT_DONE if all(outcome.manifest is not None for outcome in outcomes) else EXIT_FAILED
+
+
+def _log_to_stderr() -> None:
+    """Let the stage's log say what Kilter's own modules have to tell, such as where a training continues."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger = logging.getLogger("kilter")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _stop_when_asked(*, saves: bool) -> list[bool]:

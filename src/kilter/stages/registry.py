@@ -175,7 +175,7 @@ STAGES: "Mapping[str, StageKind]" = {
         StageKind(
             "report",
             ReportConfig,
-            code=1,
+            code=2,
             does="say what the results mean",
             modules=("kilter.stages.report", "kilter.analysis"),
         ),
