@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import BUCKET, free_port, running_moto
+from s3_servers import BUCKET, free_port, running_moto
 
 from kilter.errors import StoreError
 from kilter.plan.graph import Reference

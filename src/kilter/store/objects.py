@@ -1,7 +1,7 @@
 """What Kilter needs of a place that keeps objects; a folder and S3 give it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from kilter.errors import StoreError, WrongInput
@@ -29,7 +29,7 @@ class ObjectInfo:
     name: str
     size: int
     """Bytes."""
-    entity_tag: str | None = None
+    entity_tag: str | None = field(default=None, compare=False)
     """What the server calls this content (S3's ETag); None where a place has no such thing."""
 
 
