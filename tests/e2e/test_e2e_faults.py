@@ -16,7 +16,7 @@ from command import STUDY, Finished, kilter, start
 
 from kilter.store.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("e2e")]
 
 Scores = Callable[[Path], Mapping[str, Any]]
 
@@ -81,7 +81,7 @@ def test_two_runs_at_once_share_the_work(finished: Finished, small: Path, tmp_pa
         start("run", small, "--store", store, "--out", tmp_path / str(number), "--jobs", "1") for number in range(2)
     ]
     for run in runs:
-        _, errors = run.communicate(timeout=280)
+        _, errors = run.communicate(timeout=600)
         assert run.returncode == 0, errors
     assert part_of(scores_of(finished.store), scores_of(store))
     opened = Store.open(str(store))

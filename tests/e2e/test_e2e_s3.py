@@ -11,6 +11,7 @@ from kilter.store.store import Store
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.ceph,
+    pytest.mark.timeout(900),
     pytest.mark.xdist_group("e2e"),
     pytest.mark.skipif(
         os.environ.get("KILTER_TEST_S3") != "1",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command import STUDY, Finished, kilter
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("e2e")]
 
 
 def test_a_run_ends_with_a_report_and_a_table(finished: Finished) -> None:

@@ -19,7 +19,7 @@ def environment(**changes: str) -> dict[str, str]:
 def kilter(*arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a verb to its end."""
     return subprocess.run(
-        [*KILTER, *map(str, arguments)], capture_output=True, text=True, env=environment(**changes), timeout=280
+        [*KILTER, *map(str, arguments)], capture_output=True, text=True, env=environment(**changes), timeout=600
     )
 
 
