@@ -70,7 +70,7 @@ def render_and_tell(store: "Store", request: "Request", out: Path, errors: "Mapp
     from kilter.plan.graph import Reference
     from kilter.stages.report import OUTCOME, gather, render
 
-    references = [Reference(*name.split("/")) for name in request.inputs.values()]
+    references = [Reference.parse(name) for name in request.inputs.values()]
     results = gather(store, ReportConfig.model_validate(request.config), references, errors or {})
     _, path = render(results, out)
     tell(json.loads((out / OUTCOME).read_text(encoding="utf-8")), path)

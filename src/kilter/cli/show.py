@@ -93,8 +93,7 @@ def _print_lineage(store: "Store", reference: "Reference", depth: int, seen: "se
         return
     seen.add(reference)
     for role, name in asked.inputs.items():
-        stage, _, key = name.partition("/")
-        source = Reference(stage, key)
+        source = Reference.parse(name)
         found = store.manifest(source) or store.request(source)
         print(f"{'  ' * depth}{role}: {source.short}  {found.label if found else ''}")
         _print_lineage(store, source, depth + 1, seen)

@@ -20,6 +20,12 @@ class Reference:
     stage: str
     key: str
 
+    @classmethod
+    def parse(cls, name: str) -> "Reference":
+        """Return the reference that `stage/key` names."""
+        stage, _, key = name.partition("/")
+        return cls(stage, key)
+
     def __str__(self) -> str:
         return f"{self.stage}/{self.key}"
 

@@ -68,12 +68,20 @@ class StageContext:
         """Bring an input's objects to this machine, verified, and return their folder; without names, all of them."""
         return self.store.fetch(self.manifest(reference), names or None)
 
-    def fetch_role(self, role: str, *names: str) -> "Path":
-        """Bring the objects of the only input of a role to this machine and return their folder."""
+    def only(self, role: str) -> "Reference":
+        """Return the only input of a role.
+
+        Raises:
+            StageFailed: there is none, or there are several.
+        """
         references = self.roles(role)
         if len(references) != 1:
             raise StageFailed(f"stage {self.request.stage} needs one input {role!r}, got {len(references)}")
-        return self.fetch(references[0], *names)
+        return references[0]
+
+    def fetch_role(self, role: str, *names: str) -> "Path":
+        """Bring the objects of the only input of a role to this machine and return their folder."""
+        return self.fetch(self.only(role), *names)
 
     def resource(self, name: str, make: "Callable[[], Resource]") -> "Resource":
         """Return what stages in this process share under a name, made at its first use."""

@@ -129,7 +129,7 @@ def _attempt(process: _Process, reference: Reference) -> Manifest:
         store=store,
         request=request,
         config=kind.config.model_validate(request.config),
-        inputs={role: _reference(name) for role, name in request.inputs.items()},
+        inputs={role: Reference.parse(name) for role, name in request.inputs.items()},
         output=attempt.directory,
         scratch=process.scratch,
         progress=StageProgress(listener, reference),
@@ -172,15 +172,10 @@ def _checked_request(store: "Store", reference: Reference) -> "Request":
     request = store.request(reference)
     if request is None:
         raise StageFailed(f"{store.uri} holds no request for {reference}: `kilter run STUDY` puts it there")
-    inputs = {role: _reference(name) for role, name in request.inputs.items()}
+    inputs = {role: Reference.parse(name) for role, name in request.inputs.items()}
     if key_of(request.stage, request.code, request.config, inputs) != reference.key:
         raise StageFailed(f"the request of {reference} asks another question than its key says; it was changed by hand")
     return request
-
-
-def _reference(name: str) -> Reference:
-    stage, _, key = name.partition("/")
-    return Reference(stage, key)
 
 
 def _config_home() -> Path:

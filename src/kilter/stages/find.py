@@ -41,8 +41,7 @@ def _by_name(store: "Store", name: str) -> dict[Reference, str]:
             continue
         for model in request.config["models"]:
             if model["name"] == name:
-                stage, _, key = model["result"].partition("/")
-                found[Reference(stage, key)] = request.config["study"]["name"]
+                found[Reference.parse(model["result"])] = request.config["study"]["name"]
     if found:
         return found
     return {manifest.reference: "" for manifest in store.manifests() if manifest.label == name}

@@ -7,7 +7,6 @@ from kilter.errors import StageFailed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kilter.plan.graph import Reference
     from kilter.stages.context import StageContext
 
 MODEL = "model/"
@@ -16,21 +15,14 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 def model_folder(context: "StageContext", role: str = "model") -> "Path":
     """Bring the model of an input to this machine, verified, and return its folder."""
-    return context.fetch(_only(context, role), MODEL) / "model"
+    return context.fetch_role(role, MODEL) / "model"
 
 
 def tokenizer_folder(context: "StageContext", role: str) -> "Path":
     """Bring only the tokenizer and configuration of an input's model to this machine and return their folder."""
-    reference = _only(context, role)
+    reference = context.only(role)
     objects = context.manifest(reference).objects
     names = [item.name for item in objects if item.name.startswith(MODEL) and not item.name.endswith(_WEIGHTS)]
     if not names:
         raise StageFailed(f"{reference.short} holds no tokenizer below {MODEL}; it is not a model")
     return context.fetch(reference, *names) / "model"
-
-
-def _only(context: "StageContext", role: str) -> "Reference":
-    references = context.roles(role)
-    if len(references) != 1:
-        raise StageFailed(f"stage {context.request.stage} needs one input {role!r}, got {len(references)}")
-    return references[0]

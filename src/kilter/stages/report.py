@@ -39,7 +39,7 @@ _READERS = 8
 def run(context: "StageContext") -> dict[str, Any]:
     """Render the report of a study whose results are all there."""
     config = context.config_as(ReportConfig)
-    results = gather(context.store, config, list(context.inputs.values()), {}, context.request)
+    results = gather(context.store, config, list(context.inputs.values()), {})
     findings, _ = render(results, context.output)
     return {"verdicts": [verdict.text for verdict in findings.verdicts], "comparisons": len(findings.comparisons)}
 
@@ -47,13 +47,8 @@ def run(context: "StageContext") -> dict[str, Any]:
 def find_request(store: "Store", study: "Study") -> "Request | None":
     """Return the newest report request of this study in the store, whoever put it there."""
     wanted = study.model_dump(mode="json", exclude={"store"})
-    found = [
-        request
-        for info in store.objects.list("report/")
-        if info.name.endswith("/request.json")
-        and (request := store.request(Reference("report", info.name.split("/")[1]))) is not None
-        and request.config.get("study") == wanted
-    ]
+    requests = (store.request(reference) for reference in store.references("report"))
+    found = [request for request in requests if request is not None and request.config.get("study") == wanted]
     # A request that asks for more results was made by a newer Kilter or a fuller plan.
     return max(found, key=lambda request: len(request.inputs), default=None)
 
@@ -80,10 +75,8 @@ def gather(
     config: ReportConfig,
     references: "Sequence[Reference]",
     errors: "Mapping[str, str]",
-    request: "Request | None" = None,
 ) -> StudyResults:
     """Read everything that the report shows from the store; what is missing is named, not left out."""
-    del request
     with ThreadPoolExecutor(_READERS) as pool:
         manifests = dict(zip(references, pool.map(store.manifest, references), strict=True))
         known = {reference: manifest for reference, manifest in manifests.items() if manifest is not None}
@@ -109,15 +102,15 @@ def gather(
 
 
 def _model(store: "Store", model: ReportModel, manifests: "Mapping[Reference, Manifest]") -> ModelResult:
-    manifest = manifests.get(_reference(model.result))
+    manifest = manifests.get(Reference.parse(model.result))
     summary = manifest.summary if manifest else {}
     evaluations = [
-        manifests[reference] for name in model.scores.values() if (reference := _reference(name)) in manifests
+        manifests[reference] for name in model.scores.values() if (reference := Reference.parse(name)) in manifests
     ]
     scores = tuple(Score(**score) for evaluation in evaluations for score in evaluation.summary["scores"])
     tables = [_table(store, evaluation, "samples.parquet") for evaluation in evaluations]
     curve = _table(store, manifest, "metrics.parquet") if manifest and _has(manifest, "metrics.parquet") else None
-    answers = manifests.get(_reference(model.generations)) if model.generations else None
+    answers = manifests.get(Reference.parse(model.generations)) if model.generations else None
     return ModelResult(
         key=model.result,
         name=model.name,
@@ -209,8 +202,3 @@ def _table(store: "Store", manifest: "Manifest", name: str) -> pa.Table:
 
 def _has(manifest: "Manifest", name: str) -> bool:
     return any(item.name == name for item in manifest.objects)
-
-
-def _reference(name: str) -> Reference:
-    stage, _, key = name.partition("/")
-    return Reference(stage, key)
