@@ -19,7 +19,7 @@ UNFINISHED = ".unfinished"
 """The folder for files that are not whole yet; it is on the store's own file system, so that they can be linked."""
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
-_ATTEMPTS = 8
+_ATTEMPTS = 64
 
 
 class FolderObjects:
@@ -255,12 +255,17 @@ class FolderObjects:
 
 def _with_parents(path: Path, act: "Callable[[], object]") -> None:
     """Act on `path` once its folder exists; another process may be removing that folder because it is empty."""
-    for attempt in range(_ATTEMPTS):
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            # A folder that goes between two looks of `mkdir` is said to exist; `act` then finds out.
+            if path.parent.is_file():
+                raise
+        try:
             act()
         except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
+            if not remaining:
                 raise
         else:
             return

@@ -96,18 +96,18 @@ def test_a_folder_lists_what_begins_alike_as_s3_does(tmp_path_factory, contents,
 
 def test_writing_and_deleting_neighbours_at_once_loses_nothing(tmp_path):
     objects = FolderObjects(tmp_path)
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(8)
 
     def churn(number: int) -> None:
         barrier.wait()
-        for turn in range(50):
+        for turn in range(200):
             name = f"shared/deep/{number}-{turn}"
             objects.write(name, b"x")
             assert objects.read(name) == b"x"
             objects.delete([name])
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(churn, range(4)))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(churn, range(8)))
     assert list(objects.list("")) == []
 
 
