@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kilter.errors import WrongInput
@@ -13,9 +14,9 @@ from kilter.stages.versions import code_versions
 from kilter.study.facts import load_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
+    from kilter.evaluation.requirements import DataSplit
     from kilter.plan.graph import Plan
     from kilter.plan.sources import ResolvedSource, SourceName
     from kilter.store.store import Store
@@ -39,7 +40,7 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     from kilter.stages.builtin_tasks import builtin_task_content
     from kilter.training.precision import resolve_precision
 
-    _check_benchmarks(study)
+    _check_benchmarks(study, online=online)
     facts = load_facts(folder / study.facts if study.facts else None)
     codes = code_versions()
     sources = resolve_sources(study, folder, facts, online=online and find_spec("huggingface_hub") is not None)
@@ -59,19 +60,42 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     return plan
 
 
-def _check_benchmarks(study: "Study") -> None:
-    """Refuse unknown benchmarks, all of them at once."""
+def _check_benchmarks(study: "Study", *, online: bool) -> None:
+    """Refuse benchmarks that are unknown, cannot run as asked for, or lack data in the mirror, all of them at once."""
     from kilter.evaluation.index import require_task
+    from kilter.evaluation.requirements import needed_splits
+    from kilter.stages.builtin_tasks import builtin_task_content
 
+    missing = _missing_from(study.data.mirror.source if study.data.mirror else None, online=online)
     problems: list[str] = []
     for place, benchmark in enumerate(study.benchmarks):
+        if benchmark.task == MT_BENCH:
+            continue
         try:
-            if benchmark.task != MT_BENCH:
-                require_task(benchmark.task)
+            require_task(benchmark.task)
+            needed = needed_splits(benchmark.task, benchmark.num_fewshot)
         except WrongInput as error:
             problems.append(f"benchmarks[{place}]: {error}")
+            continue
+        lacking = [what for split in needed if (what := missing(split)) is not None]
+        if lacking and builtin_task_content(benchmark.task) is None:
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+            problems.append(
+                f"benchmarks[{place}]: {benchmark.task} needs data that the mirror lacks: {lacking[0]}{more}; add them "
+                "to data.mirror, or leave the benchmark out"
+            )
     if problems:
         raise WrongInput("\n".join(problems))
+
+
+def _missing_from(mirror: str | None, *, online: bool) -> "Callable[[DataSplit], str | None]":
+    """Return what says which file a mirror lacks; the hub, and a mirror that cannot be asked now, lack nothing."""
+    if mirror is None or (mirror.startswith("s3://") and not online):
+        return lambda _: None
+    from kilter.data.mirror import Mirror
+
+    opened = Mirror.at(mirror, Path())
+    return lambda split: opened.lacks(split.data_set, split.configuration, split.split)
 
 
 def _check_sizes(study: "Study", plan: "Plan", store: "Store") -> None:

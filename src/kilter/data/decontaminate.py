@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from kilter.data.mirror import Mirror
     from kilter.data.turns import Turns
 
 SHORTEST_QUESTION = 8
@@ -152,11 +153,11 @@ class Matcher:
         }
 
 
-def load_matcher(mirror: Path, against: "Sequence[str]", ngram: int) -> Matcher:
+def load_matcher(mirror: "Mirror", against: "Sequence[str]", ngram: int) -> Matcher:
     """Index the questions of the named benchmarks.
 
     Args:
-        mirror: The folder with benchmark data as <org>/<name>/<config>/<split>.parquet.
+        mirror: Where benchmark data lie.
         against: Names of suites or benchmarks of the shipped list.
         ngram: Words of a run that counts as a match.
 
@@ -173,12 +174,12 @@ def load_matcher(mirror: Path, against: "Sequence[str]", ngram: int) -> Matcher:
             )
         names.extend(known["suites"].get(name, [name]))
     names = list(dict.fromkeys(names))
-    files = {name: sorted(mirror.glob(known["benchmarks"][name]["files"])) for name in names}
+    files = {name: mirror.matching(known["benchmarks"][name]["files"]) for name in names}
     missing = [f"{name} ({known['benchmarks'][name]['files']})" for name in names if not files[name]]
     if missing:
         raise WrongInput(
-            f"the mirror {mirror} lacks the data of {', '.join(missing)}: add them, or name in decontaminate.against "
-            f"only {', '.join(name for name in names if files[name]) or 'what it has'}"
+            f"the mirror {mirror.source} lacks the data of {', '.join(missing)}: add them, or name in "
+            f"decontaminate.against only {', '.join(name for name in names if files[name]) or 'what it has'}"
         )
     questions = (
         (number, text)

@@ -41,6 +41,7 @@ from kilter.errors import WrongInput
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from kilter.data.mirror import Mirror
     from kilter.plan.configs import SubsampleConfig
     from kilter.progress import Progress
 
@@ -90,7 +91,7 @@ def subsample_preference(
     config: "SubsampleConfig",
     output: Path,
     progress: "Progress",
-    mirror: Path | None = None,
+    mirror: "Mirror | None" = None,
 ) -> Accounting:
     """Write preference pairs in subset order: `train.parquet`, `holdout.parquet` and `accounting.json`.
 
@@ -105,7 +106,7 @@ def subsample_preference(
         config: What to drop, hold out and keep in proportion.
         output: An existing folder.
         progress: Told the rows done, over both passes.
-        mirror: The folder with benchmark data; needed where `config.decontaminate` names any.
+        mirror: Where benchmark data lie; needed where `config.decontaminate` names any.
 
     Returns:
         What `accounting.json` holds: rows_in = out + held_out + the sum of dropped.
@@ -141,7 +142,7 @@ def subsample_sft(
     config: "SubsampleConfig",
     output: Path,
     progress: "Progress",
-    mirror: Path | None = None,
+    mirror: "Mirror | None" = None,
 ) -> Accounting:
     """Write conversations in subset order: `train.parquet`, `holdout.parquet` and `accounting.json`.
 
@@ -152,7 +153,7 @@ def subsample_sft(
         config: What to drop and hold out.
         output: An existing folder.
         progress: Told the rows done, over both passes.
-        mirror: The folder with benchmark data; needed where `config.decontaminate` names any.
+        mirror: Where benchmark data lie; needed where `config.decontaminate` names any.
 
     Returns:
         What `accounting.json` holds: rows_in = out + held_out + the sum of dropped.
@@ -421,11 +422,11 @@ def _reason_counts(reasons: "NDArray[np.uint8]") -> dict[str, int]:
     return {reason: int(counts[CODES[reason]]) for reason in REASONS}
 
 
-def _matcher(config: "SubsampleConfig", mirror: Path | None) -> Matcher | None:
+def _matcher(config: "SubsampleConfig", mirror: "Mirror | None") -> Matcher | None:
     if not config.decontaminate:
         return None
     if mirror is None:
-        raise WrongInput("`decontaminate` needs the benchmarks' data: set data.mirror to a folder that holds them")
+        raise WrongInput("`decontaminate` needs the benchmarks' data: set data.mirror to where they lie")
     return load_matcher(mirror, config.decontaminate, config.ngram)
 
 

@@ -19,13 +19,14 @@ from lm_eval.tasks._index import TaskIndex as HarnessIndex
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from kilter.canonical import digest
-from kilter.errors import KilterError, StageFailed, WrongInput
+from kilter.errors import KilterError, StageFailed
 from kilter.evaluation.index import own_tasks, require_task, stock_tasks
+from kilter.evaluation.requirements import examples_of, refuse_generated_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kilter.evaluation.mirror import Mirror
+    from kilter.data.mirror import Mirror
 
 STOCK_FOLDER = Path(lm_eval.tasks.__file__).parent
 
@@ -62,7 +63,7 @@ def load_benchmark(name: str, num_fewshot: int | None, mirror: "Mirror | None") 
     except KilterError:
         raise
     except Exception as error:
-        place = "the hub" if mirror is None else f"the mirror {mirror.folder}"
+        place = "the hub" if mirror is None else f"the mirror {mirror.source}"
         hint = "; data.mirror names a folder with the data for use without a network" if mirror is None else ""
         raise StageFailed(
             f"benchmark {name} cannot be made with data from {place}: {type(error).__name__}: {error}{hint}"
@@ -177,29 +178,16 @@ class _Factory(TaskFactory):  # type: ignore[misc]
 
     def _build_task(self, entry: Entry, overrides: dict[str, Any] | None) -> Task:
         # Looked at before any function of the task is imported.
-        if (entry.cfg or {}).get("unsafe_code"):
-            raise WrongInput(
-                f"benchmark {entry.name} executes code that the model wrote; Kilter does not run such tasks"
-            )
+        refuse_generated_code(entry.name, entry.cfg or {})
         if entry.kind is Kind.PY_TASK:
             task = super()._build_task(entry, overrides)
-            task.set_config("num_fewshot", self._examples(entry.name, task.get_config("num_fewshot")))
+            task.set_config("num_fewshot", examples_of(entry.name, task.get_config("num_fewshot"), self._num_fewshot))
             return task
         config = self._load_full_config(entry, overrides)
         for structural in ("tag", "group", "task_list"):
             config.pop(structural, None)
-        config["num_fewshot"] = self._examples(config["task"], config.get("num_fewshot"))
+        config["num_fewshot"] = examples_of(config["task"], config.get("num_fewshot"), self._num_fewshot)
         return ConfigurableTask(config=config) if self._mirror is None else MirroredTask(config, self._mirror)
-
-    def _examples(self, task: str, own: int | None) -> int:
-        if self._num_fewshot is None:
-            return own or 0
-        if own == 0 and self._num_fewshot != 0:
-            raise WrongInput(
-                f"task {task} is defined with 0 worked examples, which the harness does not let change: "
-                f"set num_fewshot to 0 or leave it out (it is {self._num_fewshot})"
-            )
-        return self._num_fewshot
 
 
 def _entries(name: str) -> dict[str, Entry]:

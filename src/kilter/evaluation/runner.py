@@ -24,7 +24,6 @@ from kilter.evaluation.definitions import LoadedBenchmark, definition_digest, lo
 from kilter.evaluation.generations import evaluate_generations
 from kilter.evaluation.index import stock_tasks
 from kilter.evaluation.language_model import ModelUnderTest, Tally
-from kilter.evaluation.mirror import Mirror
 from kilter.evaluation.samples import Estimate, estimates, prompt_digest, sample_rows, samples_table
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from lm_eval.api.group import Group
     from lm_eval.api.task import Task
 
+    from kilter.data.mirror import Mirror
     from kilter.plan.configs import EvaluateConfig
     from kilter.progress import Progress
 
@@ -46,7 +46,7 @@ _TRUE_MASS = {"truthfulqa_mc2": lambda doc: doc["mc2_targets"]["labels"]}
 def evaluate_benchmark(
     model: ModelUnderTest,
     config: "EvaluateConfig",
-    mirror: "Path | None",
+    mirror: "Mirror | None",
     seed: int,
     output: "Path",
     progress: "Progress",
@@ -56,7 +56,7 @@ def evaluate_benchmark(
     Args:
         model: The model, loaded once for any number of benchmarks.
         config: task, num_fewshot (None keeps the task's own), limit (documents of each task) and template are read.
-        mirror: A folder `<org>/<name>/<config or default>/<split>.parquet` that data come from; None asks the hub.
+        mirror: Where data come from; None asks the hub.
         seed: Of the choice of worked examples, and of anything that a task draws. The harness's own default is 1234.
         output: The folder to write to.
         progress: Told of every few requests.
@@ -86,10 +86,9 @@ def evaluate_benchmark(
             f"lm-eval {installed} is installed, but Kilter's index of tasks is for {stock_tasks().harness_version}: "
             f"install that version"
         )
-    source = None if mirror is None else Mirror(mirror)
     with no_hub(mirror is not None):
         _seed(seed)
-        benchmark = load_benchmark(task, config.num_fewshot, source)
+        benchmark = load_benchmark(task, config.num_fewshot, mirror)
         for loaded in benchmark.tasks.values():
             loaded.set_fewshot_seed(seed=seed)
         with model.language_model.counting(progress) as tally:
@@ -111,8 +110,8 @@ def evaluate_benchmark(
         **_tallied(tally),
         "seconds": time.monotonic() - started,
     }
-    if source is not None:
-        summary["dataset"] = source.digest()
+    if mirror is not None:
+        summary["dataset"] = mirror.digest()
     return summary
 
 

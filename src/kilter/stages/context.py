@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kilter.data.mirror import Mirror
     from kilter.model import Model
     from kilter.plan.graph import Reference
     from kilter.progress import Progress
@@ -82,6 +83,13 @@ class StageContext:
     def fetch_role(self, role: str, *names: str) -> "Path":
         """Bring the objects of the only input of a role to this machine and return their folder."""
         return self.fetch(self.only(role), *names)
+
+    def mirror(self) -> "Mirror | None":
+        """Return where the study says that benchmark data lie; None where it leaves that to the hub."""
+        from kilter.data.mirror import Mirror
+
+        source = self.request.hints.get("mirror")
+        return Mirror.at(source, self.scratch / "mirror") if source else None
 
     def resource(self, name: str, make: "Callable[[], Resource]") -> "Resource":
         """Return what stages in this process share under a name, made at its first use."""

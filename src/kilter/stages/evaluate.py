@@ -1,10 +1,10 @@
 """The evaluate stage: one benchmark of one model, or its answers to a few held-out prompts."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from kilter.data.mirror import Mirror
 from kilter.errors import StageFailed
 from kilter.plan.configs import EvaluateConfig
 from kilter.stages.models import model_folder
@@ -43,14 +43,14 @@ def _load(context: "StageContext", config: EvaluateConfig) -> "ModelUnderTest":
     return ModelUnderTest.load(model_folder(context), config.precision)
 
 
-def _mirror(context: "StageContext", config: EvaluateConfig) -> Path | None:
-    """Return the folder that benchmark data come from: the task's own, made here, or the study's mirror."""
+def _mirror(context: "StageContext", config: EvaluateConfig) -> Mirror | None:
+    """Return what benchmark data come from: the task's own data, made here, or the study's mirror."""
     if config.content is not None:
         from kilter.data.builtin import benchmark_folder
 
-        return context.resource("built-in benchmarks", lambda: benchmark_folder(context.scratch))
-    mirror = context.request.hints.get("mirror")
-    return Path(mirror) if mirror else None
+        folder = context.resource("built-in benchmarks", lambda: benchmark_folder(context.scratch))
+        return Mirror.at(folder, folder)
+    return context.mirror()
 
 
 def _prompts(context: "StageContext", count: int) -> tuple[list[list[dict[str, str]]], list[str]]:

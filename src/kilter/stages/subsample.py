@@ -22,9 +22,8 @@ def run(context: "StageContext") -> dict[str, Any]:
         return subsample_sft(files, config, context.output, context.progress)
     test_files = _files(folders, config.test_split) if config.test_split else []
     sft_files = [context.fetch(reference, "train.parquet") / "train.parquet" for reference in context.roles("sft")]
-    mirror = context.request.hints.get("mirror")
     return subsample_preference(
-        files, test_files, sft_files, config, context.output, context.progress, mirror=Path(mirror) if mirror else None
+        files, test_files, sft_files, config, context.output, context.progress, mirror=context.mirror()
     )
 
 

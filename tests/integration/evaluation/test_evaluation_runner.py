@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kilter.evaluation.index as task_index
+from kilter.data.mirror import Mirror
 from kilter.data.schemas import SAMPLES
 from kilter.errors import StageFailed, WrongInput
 from kilter.evaluation.definitions import STOCK_FOLDER
@@ -22,7 +23,7 @@ SEED = 1234
 def score(model, mirror, output, task, *, progress=None, **settings):
     """Run a benchmark and return the summary and the rows of its samples."""
     config = EvaluateConfig(kind="benchmark", task=task, precision="fp32", **settings)
-    summary = evaluate_benchmark(model, config, mirror, SEED, output, progress or Silent())
+    summary = evaluate_benchmark(model, config, Mirror.at(mirror, output), SEED, output, progress or Silent())
     return summary, pq.read_table(output / "samples.parquet").to_pylist()
 
 

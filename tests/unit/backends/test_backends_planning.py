@@ -43,3 +43,23 @@ def test_a_size_above_what_is_left_is_refused_once_the_data_were_read(tmp_path: 
     assert not outcome.failures
     with pytest.raises(WrongInput, match=r"sizes 95: of 100 pairs .* 9\d are left \(\d+ held out\)"):
         plan_study(study, tmp_path, store, online=False)
+
+
+def test_a_benchmark_whose_data_the_mirror_lacks_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    validation = tmp_path / "mirror" / "allenai" / "ai2_arc" / "ARC-Challenge" / "validation.parquet"
+    validation.parent.mkdir(parents=True)
+    validation.write_bytes(b"")
+    data = {**SMALL_STUDY["data"], "mirror": {"source": "./mirror"}}
+    study = study_of(tmp_path, data=data, benchmarks=["kilter_arithmetic", "arc_challenge", "piqa"])
+    with pytest.raises(WrongInput) as error:
+        plan_study(study, tmp_path, online=False)
+    arc, piqa = str(error.value).splitlines()
+    assert arc.startswith("benchmarks[1]: arc_challenge needs data that the mirror lacks: ")
+    assert "ARC-Challenge/test.parquet does not exist; allenai/ai2_arc/ARC-Challenge has validation" in arc
+    assert "benchmarks[2]: piqa" in piqa
+
+
+def test_more_examples_than_a_task_allows_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    study = study_of(tmp_path, benchmarks=[{"task": "truthfulqa_mc2", "num_fewshot": 5}])
+    with pytest.raises(WrongInput, match=r"benchmarks\[0\]: task truthfulqa_mc2 is defined with 0 worked examples"):
+        plan_study(study, tmp_path, online=False)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilter.data.decontaminate import Matcher, benchmark_list_digest, benchmark_sets, load_matcher
+from kilter.data.mirror import Mirror
 from kilter.data.subsample import subsample_preference
 from kilter.data.turns import turns_of_rows
 from kilter.errors import WrongInput
@@ -76,9 +77,9 @@ def test_every_benchmark_of_the_papers_suite_is_listed() -> None:
 
 def test_unknown_and_missing_benchmarks_are_named(tmp_path: Path) -> None:
     with pytest.raises(WrongInput, match="'gsm9k' is not in the list of benchmark sets, which has insights-13, arc_ch"):
-        load_matcher(tmp_path, ["gsm9k"], 13)
+        load_matcher(Mirror.at(tmp_path, tmp_path), ["gsm9k"], 13)
     with pytest.raises(WrongInput, match=r"lacks the data of gsm8k \(openai/gsm8k/main/test.parquet\)"):
-        load_matcher(tmp_path, ["gsm8k"], 13)
+        load_matcher(Mirror.at(tmp_path, tmp_path), ["gsm8k"], 13)
 
 
 def test_contaminated_rows_are_dropped_and_listed(real_data: Path, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_contaminated_rows_are_dropped_and_listed(real_data: Path, tmp_path: Pat
     output.mkdir()
     config = SubsampleConfig(kind="preference", split="train", decontaminate=("gsm8k", "arc_challenge"))
     accounting = subsample_preference(
-        [tmp_path / "train.parquet"], (), (), config, output, Silent(), mirror=real_data / "hf"
+        [tmp_path / "train.parquet"], (), (), config, output, Silent(), mirror=Mirror.at(real_data / "hf", tmp_path)
     )
     assert accounting["dropped"]["contaminated"] == 1
     told = accounting["decontamination"]

@@ -7,8 +7,8 @@ import yaml
 
 from kilter.data import demo
 from kilter.data.builtin import benchmark_folder
+from kilter.data.mirror import Mirror
 from kilter.evaluation.definitions import load_benchmark
-from kilter.evaluation.mirror import Mirror
 from kilter.study.specification import Study
 from kilter.training.scratch import train_tokenizer
 
@@ -18,7 +18,7 @@ NAMES = [f"kilter_{task}" for task in demo.TASKS]
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory):
-    return Mirror(benchmark_folder(tmp_path_factory.mktemp("mirror")))
+    return Mirror.at(benchmark_folder(tmp_path_factory.mktemp("mirror")), tmp_path_factory.mktemp("scratch"))
 
 
 @pytest.fixture(scope="module")
