@@ -12,10 +12,12 @@ def register(app: typer.Typer) -> None:
 
 def validate(study: StudyPath) -> None:
     """Check a study file and show all that is wrong with it, each with its fix."""
+    from kilter.analysis.words import counted
     from kilter.backends.planning import plan_study
 
     opened = read_study(study, None)
     plan = plan_study(opened.study, opened.folder, online=False)
     aligned = sum(model.role == "aligned" for model in plan.models)
     benchmarks = len(opened.study.benchmarks)
-    print(f"{study} is valid: {aligned} aligned models, {benchmarks} benchmarks, {len(plan.nodes)} stages")
+    sizes = (counted(aligned, "aligned model"), counted(benchmarks, "benchmark"), counted(len(plan.nodes), "stage"))
+    print(f"{study} is valid: {', '.join(sizes)}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kilter.errors import StageFailed
+from kilter.progress import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ class StageContext:
 
     def fetch(self, reference: "Reference", *names: str) -> "Path":
         """Bring an input's objects to this machine, verified, and return their folder; without names, all of them."""
-        return self.store.fetch(self.manifest(reference), names or None)
+        return self.store.fetch(self.manifest(reference), names or None, Transfer(self.progress, "MiB read"))
 
     def only(self, role: str) -> "Reference":
         """Return the only input of a role.

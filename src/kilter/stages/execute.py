@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kilter.errors import KilterError, Preempted, StageFailed
 from kilter.plan.graph import Reference, key_of
+from kilter.progress import Transfer
 from kilter.stages.context import StageContext
 from kilter.stages.events import Event, StageProgress
 from kilter.stages.registry import stage_kind
@@ -144,7 +145,9 @@ def _attempt(process: _Process, reference: Reference) -> Manifest:
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         tokens=_tokens(summary),
     )
-    manifest = store.commit(attempt, request, summary, started, resources)
+    size = sum(path.stat().st_size for path in attempt.directory.rglob("*") if path.is_file())
+    sending = Transfer(context.progress, "MiB to the store", size)
+    manifest = store.commit(attempt, request, summary, started, resources, sending)
     resume.clear()
     return manifest
 

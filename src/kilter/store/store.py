@@ -198,6 +198,7 @@ class Store:
         summary: "dict[str, object]",
         started: "datetime",
         resources: "Resources",
+        progress: "Callable[[int], None] | None" = None,
     ) -> Manifest:
         """Make an attempt's outputs the result: digest, upload, check, then write the manifest if there is none.
 
@@ -209,13 +210,14 @@ class Store:
             summary: what the stage found; JSON data.
             started: when, with a time zone.
             resources: what it took.
+            progress: gets the bytes that were sent, from any thread; nothing where the outputs stay where they are.
 
         Raises:
             StoreError: an output is no plain file, changed meanwhile, or could not be stored; nothing is committed.
         """
         if request.reference != attempt.reference:
             raise StoreError(f"an attempt at {attempt.reference} cannot answer the request {request.reference}")
-        objects = self._store_outputs(attempt)
+        objects = self._store_outputs(attempt, progress)
         try:
             manifest = Manifest(
                 stage=request.stage,
@@ -351,7 +353,7 @@ class Store:
             selected.update((stored.name, stored) for stored in chosen)
         return list(selected.values())
 
-    def _store_outputs(self, attempt: Attempt) -> tuple[StoredObject, ...]:
+    def _store_outputs(self, attempt: Attempt, progress: "Callable[[int], None] | None") -> tuple[StoredObject, ...]:
         directory = attempt.directory
         with explained("read the attempt's outputs", directory):
             status = directory.stat()
@@ -363,7 +365,7 @@ class Store:
             digested = list(each_in_threads(lambda name: _digested(directory / name, durably=stays), files))
         objects = tuple(StoredObject(name=name, size=seal.size, sha256=seal.sha256) for name, seal in digested)
         if not stays:
-            self._upload(attempt, objects)
+            self._upload(attempt, objects, progress)
             with self._cache.locked(attempt.reference, attempt.identifier):
                 self._cache.keep_seals(attempt.reference, attempt.identifier, dict(digested))
         else:
@@ -378,11 +380,13 @@ class Store:
                 raise StoreError(f"files of {attempt.reference} came or went while it was being committed")
         return objects
 
-    def _upload(self, attempt: Attempt, objects: tuple[StoredObject, ...]) -> None:
+    def _upload(
+        self, attempt: Attempt, objects: tuple[StoredObject, ...], progress: "Callable[[int], None] | None"
+    ) -> None:
         prefix = layout.attempt(attempt.reference, attempt.identifier)
 
         def upload(stored: StoredObject) -> None:
-            self.objects.upload(attempt.directory / stored.name, f"{prefix}/{stored.name}")
+            self.objects.upload(attempt.directory / stored.name, f"{prefix}/{stored.name}", progress)
 
         for _ in each_in_threads(upload, objects, lambda: self.objects.interrupt(prefix)):
             pass
