@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kilter.training.objectives import Objective
     from kilter.training.rows import PairRows
     from kilter.training.schedule import Indices, Schedule
-    from kilter.training.trainers.prepared import PairTrainer
+    from kilter.training.trainers.pairs import PairTrainer
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from kilter.training.collate import IGNORED
 from kilter.training.losses import Scores
 from kilter.training.scoring import token_log_probabilities
-from kilter.training.trainers.prepared import PairTrainer, RowNumbers
+from kilter.training.trainers.pairs import PairTrainer
+from kilter.training.trainers.prepared import RowNumbers
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.cpo import CPOConfig as CpoArguments

@@ -7,7 +7,8 @@ from trl.trainer import dpo_trainer
 
 from kilter.training.losses import Scores
 from kilter.training.scoring import token_log_probabilities
-from kilter.training.trainers.prepared import PairTrainer, RowNumbers, no_model_hash
+from kilter.training.trainers.pairs import PairTrainer, no_model_hash
+from kilter.training.trainers.prepared import RowNumbers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
