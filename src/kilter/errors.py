@@ -6,6 +6,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_WRONG_INPUT = 2
 EXIT_PREEMPTED = 75
+"""A stage was told to stop (SIGTERM) and saved its state: no failure, run it again (EX_TEMPFAIL of BSD's sysexits)."""
 
 
 class KilterError(Exception):
@@ -33,6 +34,11 @@ class CorruptObject(StoreError):  # noqa: N818
 
 
 class Preempted(KilterError):  # noqa: N818
-    """The stage was told to stop and has saved its state; running it again continues."""
+    """The stage was told to stop and has saved what it saves; running it again continues."""
 
     exit_code = EXIT_PREEMPTED
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        """Take what to say, and the step that the next attempt goes on from, where there is one."""
+        super().__init__(message)
+        self.step = step

@@ -14,17 +14,33 @@ from kilter.data.schemas import PREPARED_CONVERSATIONS, PREPARED_PAIRS
 from kilter.errors import Preempted
 from kilter.plan.configs import AlignConfig, ReferenceConfig, SftConfig
 from kilter.progress import Silent
+from kilter.study.methods import METHODS
 from kilter.training.reference import run_reference
 from kilter.training.run import NoResume, Resume, TrainingRun
 
 VOCABULARY = 64
 PAD, BOS, EOS = 0, 1, 2
+# Every method's defaults, with values in place of those that would hide a part of the loss or drown it.
 HYPERPARAMETERS = {
+    name: {parameter: known.default for parameter, known in method.hyperparameters.items()}
+    for name, method in METHODS.items()
+}
+for changed, values in {
     "dpo": {"beta": 0.1},
     "ipo": {"beta": 0.1},
-    "kto": {"beta": 0.1, "desirable_weight": 1.2, "undesirable_weight": 0.8},
-    "cpo": {"beta": 0.1, "cpo_alpha": 0.7},
-}
+    "ipo-sum": {"beta": 0.1},
+    "kto": {"desirable_weight": 1.2, "undesirable_weight": 0.8},
+    "apo-zero-unpaired": {"desirable_weight": 1.2, "undesirable_weight": 0.8},
+    "cpo": {"cpo_alpha": 0.7},
+    "cpo-simpo": {"cpo_alpha": 0.7},
+    "rpo": {"rpo_alpha": 0.7},
+    "sppo": {"beta": 0.1},
+    "aot": {"beta": 0.1, "label_smoothing": 0.1},
+    "aot-unpaired": {"beta": 0.1, "label_smoothing": 0.1},
+    "exo": {"label_smoothing": 0.01},
+    "tr-dpo": {"sync_steps": 2.0},
+}.items():
+    HYPERPARAMETERS[changed] |= values
 
 
 def write_model(folder: Path, seed: int = 0, hidden: int = 32, layers: int = 2, vocabulary: int = VOCABULARY) -> Path:
@@ -156,6 +172,10 @@ class FolderResume:
         shutil.copytree(directory, partial)
         partial.rename(self.folder / f"step-{step}")
         self.published.append(step)
+
+    def settle(self) -> int | None:
+        """Return the newest step: everything is kept at once."""
+        return self.published[-1] if self.published else None
 
 
 class StopAfter:

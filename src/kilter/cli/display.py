@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kilter.plan.graph import Plan, Reference
     from kilter.stages.events import Event
 
+RUNS_AGAIN = "stopped from outside; it runs again"
 _SHOWN_VALUES = ("loss", "margin", "accuracy")
 
 
@@ -40,15 +41,20 @@ class Lines:
         self.began[execution] = time.monotonic()
 
     def event(self, execution: "Execution", event: "Event") -> None:
-        """Say when an execution has to wait for another run."""
-        if event.kind == "waiting":
-            print(f"waiting: {execution.label}: {event.message}", file=sys.stderr)
+        """Say when an execution has to wait for another run, was stopped, or has something to warn of."""
+        if event.kind in ("waiting", "warning", "preempted"):
+            word = "stopped" if event.kind == "preempted" else event.kind
+            print(f"{word}: {execution.label}: {event.message}", file=sys.stderr)
 
     def ended(self, execution: "Execution", schedule: "Schedule") -> None:
         """Say how it ended and how far the run is."""
         seconds = time.monotonic() - self.began.pop(execution)
         failed = [schedule.failed[reference] for reference in execution.references if reference in schedule.failed]
-        state = f"{'' if failed[0] == STOPPED else 'FAILED: '}{failed[0]}" if failed else human_seconds(seconds)
+        state = human_seconds(seconds)
+        if failed:
+            state = f"{'' if failed[0] == STOPPED else 'FAILED: '}{failed[0]}"
+        elif schedule.unfinished(execution.references):
+            state = RUNS_AGAIN
         width = len(str(self.total))
         print(
             f"[{len(schedule.done):>{width}}/{self.total}] {execution.stage:<9} {execution.label}  {state}",
@@ -86,6 +92,8 @@ class LiveTable:
             self.running[execution] = (self.running[execution][0], event)
         elif event.kind in ("done", "reused"):
             self.done += 1
+        elif event.kind in ("warning", "preempted"):
+            self.live.console.print(f"[yellow]![/] {execution.stage:<9} {execution.label}: {event.message}")
 
     def ended(self, execution: "Execution", schedule: "Schedule") -> None:
         """Drop its line; keep a failure in sight."""
@@ -95,6 +103,8 @@ class LiveTable:
         console = self.live.console
         if failed and failed[0] == STOPPED:
             console.print(f"[yellow]■[/] {execution.stage:<9} {execution.label}: stopped")
+        elif not failed and schedule.unfinished(execution.references):
+            console.print(f"[yellow]■[/] {execution.stage:<9} {execution.label}: {RUNS_AGAIN}")
         elif failed:
             console.print(f"[red]✗[/] {execution.stage:<9} {execution.label}: {failed[0]}")
         else:

@@ -286,7 +286,10 @@ class _Expansion:
         label: str,
     ) -> Reference:
         config = SftConfig(size=size, **self._resolved(training, seed))
-        return self.graph.add("sft", config, {"model": model, "data": prepared}, label)
+        return self.graph.add("sft", config, {"model": model, "data": prepared}, label, self._checkpoints())
+
+    def _checkpoints(self) -> dict[str, Any]:
+        return {"checkpoints": self.study.training.checkpoints.model_dump(mode="json")}
 
     def _sft(self, source: _PlannedSource) -> Reference:
         data = self.study.data.sft
@@ -349,7 +352,7 @@ class _Expansion:
             **self._resolved(cell.training, seed),
         )
         name = "/".join(part for part in (scenario, cell.method, cell.variant, str(size), f"seed{seed}") if part)
-        aligned = self.graph.add("align", config, inputs, name)
+        aligned = self.graph.add("align", config, inputs, name, self._checkpoints())
         return self._planned(
             aligned,
             name=name,
@@ -443,7 +446,7 @@ def _with_cells(nodes: "Mapping[Reference, Node]", models: "Sequence[PlannedMode
 
 def _report(study: "Study", models: "Sequence[PlannedModel]", nodes: "Mapping[Reference, Node]", code: str) -> Node:
     config = ReportConfig(
-        study=study.model_dump(mode="json", exclude={"store"}),
+        study=study.question(),
         models=tuple(
             ReportModel(
                 result=str(model.reference),

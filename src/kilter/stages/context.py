@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from kilter.model import Model
     from kilter.plan.graph import Reference
     from kilter.progress import Progress
-    from kilter.store.checkpoints import ResumeState
+    from kilter.store.background import BackgroundCheckpoints
     from kilter.store.manifest import Manifest, Request
     from kilter.store.store import Store
+    from kilter.study.specification import Checkpoints
 
 ConfigType = TypeVar("ConfigType", bound="Model")
 Resource = TypeVar("Resource")
@@ -36,7 +37,8 @@ class StageContext:
     """A folder for what is needed only while the stage runs."""
     progress: "Progress"
     stop: "Callable[[], bool]"
-    resume: "ResumeState"
+    resume: "BackgroundCheckpoints"
+    checkpoints: "Checkpoints"
     shared: dict[str, Any] = field(default_factory=dict)
     """What stages that run together in one process share, such as a loaded model."""
 

@@ -17,7 +17,7 @@ EVENTS_DESCRIPTOR = "KILTER_EVENTS_FD"
 _SECONDS_BETWEEN_UPDATES = 0.2
 _SECONDS_BETWEEN_LINES = 5.0
 
-Kind = Literal["started", "progress", "waiting", "reused", "done", "failed", "preempted"]
+Kind = Literal["started", "progress", "waiting", "reused", "done", "failed", "preempted", "warning"]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from kilter.errors import KilterError, Preempted, StageFailed
 from kilter.plan.graph import Reference, key_of
 from kilter.progress import Transfer
+from kilter.stages.checkpoints import checkpoint_settings
 from kilter.stages.context import StageContext
 from kilter.stages.events import Event, StageProgress
 from kilter.stages.registry import stage_kind
+from kilter.store.background import BackgroundCheckpoints
 from kilter.store.checkpoints import resume_state, signing_key
 from kilter.store.lease import acquire, holder
 from kilter.store.manifest import Manifest, Resources
@@ -83,7 +85,7 @@ def _run_one(process: _Process, reference: Reference) -> Outcome:
             # The holder before us may have committed between our look and our lease.
             manifest = process.store.manifest(reference) or _attempt(process, reference)
     except Preempted as error:
-        listener(Event("preempted", reference.stage, reference.key, message=str(error)))
+        listener(Event("preempted", reference.stage, reference.key, done=error.step, unit="steps", message=str(error)))
         return Outcome(reference, None, str(error), preempted=True)
     except KilterError as error:
         listener(Event("failed", reference.stage, reference.key, message=str(error)))
@@ -125,7 +127,11 @@ def _attempt(process: _Process, reference: Reference) -> Manifest:
     listener(Event("started", reference.stage, reference.key, attempt=attempt.identifier))
     started = datetime.now(UTC)
     clock, cpu = time.monotonic(), time.process_time()
-    resume = resume_state(store, attempt, signing_key(os.environ, _config_home()))
+    settings = checkpoint_settings(os.environ, request.hints)
+    resume = resume_state(store, attempt, signing_key(os.environ, _config_home()), settings.keep)
+    background = BackgroundCheckpoints(
+        resume, lambda message: listener(Event("warning", reference.stage, reference.key, message=message))
+    )
     context = StageContext(
         store=store,
         request=request,
@@ -135,10 +141,13 @@ def _attempt(process: _Process, reference: Reference) -> Manifest:
         scratch=process.scratch,
         progress=StageProgress(listener, reference),
         stop=process.stop,
-        resume=resume,
+        resume=background,
+        checkpoints=settings,
         shared=process.shared,
     )
     summary = _run(kind.load(), context, store, attempt)
+    if kind.saves_when_stopped:
+        summary |= {"checkpoints": background.account()}
     resources = Resources(
         seconds=time.monotonic() - clock,
         cpu_seconds=time.process_time() - cpu,
@@ -156,7 +165,8 @@ def _run(
     run: "Callable[[StageContext], dict[str, Any]]", context: StageContext, store: "Store", attempt: "Attempt"
 ) -> dict[str, Any]:
     try:
-        return run(context)
+        with context.resume:
+            return run(context)
     except BaseException:
         # Resume state lies beside the attempt, not in it: a stopped stage loses nothing.
         store.abandon(attempt)

@@ -46,7 +46,7 @@ def run(context: "StageContext") -> dict[str, Any]:
 
 def find_request(store: "Store", study: "Study") -> "Request | None":
     """Return the newest report request of this study in the store, whoever put it there."""
-    wanted = study.model_dump(mode="json", exclude={"store"})
+    wanted = study.question()
     requests = (store.request(reference) for reference in store.references("report"))
     found = [request for request in requests if request is not None and request.config.get("study") == wanted]
     # A request that asks for more results was made by a newer Kilter or a fuller plan.

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,14 +23,14 @@ from kilter.canonical import canonical_json
 from kilter.errors import StoreError, WrongInput
 from kilter.model import Model
 from kilter.store import layout
-from kilter.store.localfiles import explained, require_space, sha256_of, temporary_name, write_flushed
+from kilter.store.localfiles import explained, flush, require_space, sha256_of, temporary_name, write_flushed
 from kilter.store.manifest import StoredObject
 from kilter.store.names import check_name
 from kilter.store.objects import ObjectInfo, ObjectMissing
 from kilter.store.store import each_in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kilter.store.store import Attempt, Store
 
@@ -65,11 +66,13 @@ class Refused(StoreError):  # noqa: N818
 class ResumeState:
     """The checkpoints of one stage and key, over all attempts."""
 
-    def __init__(self, store: "Store", attempt: "Attempt", signing_key: bytes | None) -> None:
+    def __init__(self, store: "Store", attempt: "Attempt", signing_key: bytes | None, keep: int = KEPT) -> None:
         self._store = store
         self._objects = store.objects
         self._attempt = attempt
         self._signing_key = signing_key
+        self._keep = keep
+        self._folder = layout.resume(attempt.reference, attempt.identifier)
 
     def latest(self) -> Path | None:
         """Return a private copy of the newest checkpoint that can be trusted, or None to start from the beginning.
@@ -89,26 +92,65 @@ class ResumeState:
                 _log.warning("checkpoint %s/%s is refused: %s", self._store.uri, folder, reason)
         return None
 
-    def publish(self, directory: Path, step: int) -> None:
-        """Keep all files of `directory` as the checkpoint after `step`; whole or not at all, and the newest two stay.
+    def take(self, directory: Path, step: int) -> Path:
+        """Move the checkpoint after `step` to where nobody but this class touches it, without copying, and return it.
 
-        Without a signing key nothing is kept, since nothing could be trusted later; this is logged.
+        For a folder store that is where it will stay; without its list it does not count yet.
 
         Raises:
-            StoreError: a file is no plain file, or the store cannot be written; earlier checkpoints are still there.
+            StoreError: it cannot be moved.
+        """
+        here = self._objects.local_path(f"{self._folder_of(step)}/files")
+        taken = self._attempt.scratch / f"checkpoint-{step}" if here is None else here
+        with explained("move the checkpoint", taken):
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(taken, ignore_errors=True)
+            shutil.move(directory, taken)
+        return taken
+
+    def keep(self, taken: Path, step: int, cancelled: "Callable[[], bool]" = lambda: False) -> bool:
+        """Put a checkpoint that was taken into the store, whole or not at all, and delete the oldest beyond `keep`.
+
+        Args:
+            taken: from `take`; it is gone afterwards, or has become the store's.
+            step: after which it was made.
+            cancelled: asked before every file; once it is true the rest is not sent.
+
+        Returns:
+            False without a signing key: nothing is kept, since nothing could be trusted later. This is logged.
+
+        Raises:
+            StoreError: a file is no plain file, the store cannot be written, or it was cancelled; earlier checkpoints
+                are still there, and so is `taken`.
         """
         if self._signing_key is None:
             _log.warning("no resume state of %s is kept: %s is not set", self._attempt.reference, KEY_VARIABLE)
-            return
-        folder = f"{layout.resume(self._attempt.reference, self._attempt.identifier)}/{step:012d}"
-        with explained("read the checkpoint", directory):
-            names = sorted(_plain_files(directory))
+            self.discard(taken)
+            return False
+        folder = self._folder_of(step)
+        stays = self._objects.local_path(folder) is not None
+
+        def digested(name: str) -> str:
+            _go_on(cancelled)
+            if stays:
+                flush(taken / name)
+            return sha256_of(taken / name)
+
+        def send(name: str) -> None:
+            _go_on(cancelled)
+            self._objects.upload(taken / name, f"{folder}/files/{name}")
+
+        with explained("read the checkpoint", taken):
+            names = sorted(_plain_files(taken))
             files = tuple(
-                StoredObject(name=name, size=(directory / name).stat().st_size, sha256=digest)
-                for name, digest in each_in_threads(lambda name: sha256_of(directory / name), names)
+                StoredObject(name=name, size=(taken / name).stat().st_size, sha256=digest)
+                for name, digest in each_in_threads(digested, names)
             )
+            if stays:
+                for each in {taken, *((taken / name).parent for name in names)}:
+                    flush(each)
         self._objects.delete([f"{folder}/{_LISTING}"])
-        for _ in each_in_threads(lambda name: self._objects.upload(directory / name, f"{folder}/files/{name}"), names):
+        for _ in each_in_threads(send, names, self.interrupt):
             pass
         checkpoint = Checkpoint(
             stage=self._attempt.reference.stage,
@@ -120,7 +162,24 @@ class ResumeState:
         signed = SignedCheckpoint(checkpoint=checkpoint, signature=_signature(checkpoint, self._signing_key))
         listing = json.dumps(signed.model_dump(mode="json"), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         self._objects.write(f"{folder}/{_LISTING}", listing.encode())
-        self._forget_older(folder, step)
+        if not stays:
+            self.discard(taken)
+        self._forget_older(step)
+        return True
+
+    def publish(self, directory: Path, step: int) -> bool:
+        """Take a checkpoint and keep it; see there."""
+        return self.keep(self.take(directory, step), step)
+
+    def interrupt(self) -> None:
+        """Make `keep`, in whatever thread it runs, end soon with an error if it was cancelled."""
+        self._objects.interrupt(f"{self._folder}/")
+
+    def discard(self, taken: Path) -> None:
+        """Delete a checkpoint that was taken and is not to be kept."""
+        shutil.rmtree(taken, ignore_errors=True)
+        with suppress(OSError):
+            taken.parent.rmdir()
 
     def clear(self) -> None:
         """Delete the checkpoints of all attempts; call it after the commit."""
@@ -128,15 +187,23 @@ class ResumeState:
         folders = [name for name in self._objects.folders(prefix) if name.endswith(".resume")]
         self._delete(folders)
 
+    def _folder_of(self, step: int) -> str:
+        return f"{self._folder}/{step:012d}"
+
     def _found(self) -> list[str]:
+        return [folder for folder in self._folders() if self._is_whole(folder)]
+
+    def _folders(self) -> list[str]:
         prefix = layout.attempts(self._attempt.reference)
         return [
             checkpoint
             for attempt in self._objects.folders(prefix)
             if attempt.endswith(".resume")
             for checkpoint in self._objects.folders(f"{attempt}/")
-            if self._objects.info(f"{checkpoint}/{_LISTING}") is not None
         ]
+
+    def _is_whole(self, folder: str) -> bool:
+        return self._objects.info(f"{folder}/{_LISTING}") is not None
 
     def _bring(self, folder: str, signing_key: bytes) -> Path:
         checkpoint = self._trusted(folder, signing_key)
@@ -176,13 +243,21 @@ class ResumeState:
         if sha256_of(path) != stored.sha256:
             raise Refused(f"{stored.name} has another digest")
 
-    def _forget_older(self, newest: str, step: int) -> None:
-        own = f"{layout.resume(self._attempt.reference, self._attempt.identifier)}/"
-        earlier = [name for name in self._found() if name != newest and _step(name) < step]
-        mine = sorted((name for name in earlier if name.startswith(own)), key=_step, reverse=True)
-        others = [name for name in earlier if not name.startswith(own)]
-        # An earlier attempt's checkpoints go as soon as this attempt has two that are newer.
-        self._delete(mine[KEPT - 1 :] + (others if mine else []))
+    def _forget_older(self, newest: int) -> None:
+        everything = self._folders()
+        whole = {folder for folder in everything if self._is_whole(folder)}
+        earlier = [folder for folder in everything if _step(folder) < newest]
+        mine = sorted((folder for folder in earlier if folder in whole and self._is_mine(folder)), key=_step)
+        others = [folder for folder in earlier if folder in whole and not self._is_mine(folder)]
+        # What a killed attempt left half done is nobody's any more; a newer half of ours is on its way.
+        halves = [folder for folder in everything if folder not in whole]
+        halves = [folder for folder in halves if not self._is_mine(folder) or _step(folder) < newest]
+        # Earlier attempts' checkpoints go as soon as this attempt has enough newer ones.
+        enough = len(mine) >= self._keep - 1
+        self._delete(mine[: len(mine) - self._keep + 1] + (others if enough else []) + halves)
+
+    def _is_mine(self, folder: str) -> bool:
+        return folder.startswith(f"{self._folder}/")
 
     def _delete(self, folders: list[str]) -> None:
         # The lists first: what has no list does not count, should this be cut short.
@@ -190,9 +265,16 @@ class ResumeState:
         self._objects.delete([info.name for folder in folders for info in self._objects.list(f"{folder}/")])
 
 
-def resume_state(store: "Store", attempt: "Attempt", signing_key: bytes | None) -> ResumeState:
-    """Return the resume state of the stage and key that `attempt` is at; without a key there is none."""
-    return ResumeState(store, attempt, signing_key)
+def resume_state(store: "Store", attempt: "Attempt", signing_key: bytes | None, keep: int = KEPT) -> ResumeState:
+    """Return the resume state of the stage and key that `attempt` is at; without a key there is none.
+
+    Args:
+        store: where it lies.
+        attempt: whose checkpoints are written.
+        signing_key: from `signing_key`.
+        keep: how many checkpoints stay, at least one.
+    """
+    return ResumeState(store, attempt, signing_key, keep)
 
 
 def signing_key(environment: "Mapping[str, str]", config_home: Path) -> bytes | None:
@@ -247,6 +329,11 @@ def _long_enough(key: bytes, source: str) -> bytes:
 
 def _signature(checkpoint: Checkpoint, key: bytes) -> str:
     return hmac.new(key, canonical_json(checkpoint.model_dump(mode="json")), hashlib.sha256).hexdigest()
+
+
+def _go_on(cancelled: "Callable[[], bool]") -> None:
+    if cancelled():
+        raise StoreError("the checkpoint was not sent to its end: it is needed no longer")
 
 
 def _step(folder: str) -> int:

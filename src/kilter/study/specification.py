@@ -238,6 +238,15 @@ class Benchmark(Model):
         return {"task": value} if isinstance(value, str) else value
 
 
+class Checkpoints(Model):
+    """What a training that is stopped or killed can go on from. Not part of any key: it changes no result."""
+
+    every_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 300.0
+    """Seconds between two checkpoints; KILTER_CHECKPOINT_SECONDS wins."""
+    keep: PositiveInt = 2
+    """How many checkpoints of a training stay in the store until it is done; KILTER_CHECKPOINTS_KEPT wins."""
+
+
 class Training(Model):
     """How models are trained."""
 
@@ -245,6 +254,8 @@ class Training(Model):
     """Supervised fine-tuning."""
     align: AlignSettings = AlignSettings()
     """Alignment, for every method that does not replace it."""
+    checkpoints: Checkpoints = Checkpoints()
+    """How often a training saves its state, and how many checkpoints stay."""
 
 
 class Comparisons(Model):
@@ -292,3 +303,7 @@ class Study(Model):
     """How models are compared."""
     facts: str | None = None
     """A YAML file with rows and shapes of sources that are not at hand, beside the one that Kilter ships."""
+
+    def question(self) -> dict[str, Any]:
+        """Return the study as JSON data without what changes no result: its store and its checkpoints."""
+        return self.model_dump(mode="json", exclude={"store": True, "training": {"checkpoints"}})

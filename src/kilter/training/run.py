@@ -21,7 +21,11 @@ class Resume(Protocol):
         ...
 
     def publish(self, directory: "Path", step: int) -> None:
-        """Keep the checkpoint in `directory`; the folder may be gone once this returns."""
+        """Take the checkpoint in `directory` away, to keep it while the training goes on."""
+        ...
+
+    def settle(self) -> int | None:
+        """Wait until the newest checkpoint is kept or given up, and return the step of the newest that is kept."""
         ...
 
 
@@ -34,6 +38,10 @@ class NoResume:
 
     def publish(self, directory: "Path", step: int) -> None:
         """Do nothing."""
+
+    def settle(self) -> int | None:
+        """Return None."""
+        return None
 
 
 def _log(message: str) -> None:

@@ -13,7 +13,7 @@ from kilter.backends.local.memory import available_bytes, estimated_bytes
 from kilter.backends.local.schedule import STOPPED, Execution, Schedule
 from kilter.backends.local.workers import Ended, Workers
 from kilter.backends.requests import request_of
-from kilter.errors import EXIT_PREEMPTED
+from kilter.errors import EXIT_PREEMPTED, WrongInput
 from kilter.stages.registry import STAGES
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from kilter.store.store import Store
 
 _POLL_SECONDS = 0.25
-_STOP_SECONDS = 30.0
+_GRACE_VARIABLE = "KILTER_GRACE_SECONDS"
+_GRACE_SECONDS = 30.0
 
 
 class Display(Protocol):
@@ -93,6 +94,7 @@ class LocalBackend:
         self.store = store
         self.jobs = jobs
         self.environment = dict(environment)
+        self.grace_seconds = _grace_seconds(environment)
         # One thread a process unless told otherwise: small models run slower, not faster, when threads contend.
         self.environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         self.environment.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -132,6 +134,7 @@ class LocalBackend:
         began: dict[int, float] = {}
         busy_seconds = 0.0
         attempts: dict[Reference, str] = {}
+        saved: dict[Reference, int] = {}
         logs: dict[Reference, str] = {}
         stop_at: float | None = None
         while True:
@@ -148,7 +151,7 @@ class LocalBackend:
             if not running:
                 return logs, busy_seconds
             if stopping and stop_at is None:
-                stop_at = time.monotonic() + _STOP_SECONDS
+                stop_at = time.monotonic() + self.grace_seconds
                 workers.signal_all(signal.SIGTERM)
             elif stop_at is not None and (time.monotonic() > stop_at or len(stopping) > 1):
                 workers.signal_all(signal.SIGKILL)
@@ -157,12 +160,12 @@ class LocalBackend:
                     execution = running.pop(happened.identifier)
                     del memory[happened.identifier]
                     busy_seconds += time.monotonic() - began.pop(happened.identifier)
-                    self._end(schedule, execution, happened, bool(stopping))
+                    _end(schedule, execution, happened, saved, bool(stopping))
                     logs |= self._keep_logs(execution, attempts, folder / f"{happened.identifier}.log")
                     display.ended(execution, schedule)
                     continue
                 identifier, event = happened
-                _note(schedule, event, attempts)
+                _note(schedule, event, attempts, saved)
                 display.event(running[identifier], event)
             display.tick()
 
@@ -173,17 +176,6 @@ class LocalBackend:
     def _arguments(self, execution: Execution) -> list[str]:
         keys = [argument for reference in execution.references for argument in ("--key", reference.key)]
         return ["stage", execution.stage, "--store", self.store.uri, *keys]
-
-    def _end(self, schedule: Schedule, execution: Execution, ended: Ended, stopping: bool) -> None:
-        for reference in schedule.unfinished(execution.references):
-            if stopping or ended.status == EXIT_PREEMPTED:
-                schedule.fail(reference, STOPPED)
-            elif ended.status < 0:
-                name = signal.Signals(-ended.status).name
-                hint = " (the system ran out of memory? try --jobs 1)" if name == "SIGKILL" else ""
-                schedule.fail(reference, f"its process was ended by {name}{hint}")
-            else:
-                schedule.fail(reference, f"its process ended with exit code {ended.status} without saying why")
 
     def _keep_logs(self, execution: Execution, attempts: "dict[Reference, str]", log: Path) -> "dict[Reference, str]":
         kept: dict[Reference, str] = {}
@@ -197,7 +189,27 @@ class LocalBackend:
         return kept
 
 
-def _note(schedule: Schedule, event: "Event", attempts: "dict[Reference, str]") -> None:
+def _end(
+    schedule: Schedule, execution: Execution, ended: Ended, saved: "Mapping[Reference, int]", stopping: bool
+) -> None:
+    """Decide about the stages of an execution that is over of which nothing was heard: what is to become of them."""
+    # SIGTERM ends a process only before it listens for it.
+    if not stopping and ended.status in (EXIT_PREEMPTED, -signal.SIGTERM):
+        schedule.preempt(execution, saved)
+    for reference in schedule.unfinished(execution.references):
+        if reference in schedule.ready:
+            continue
+        if stopping:
+            schedule.fail(reference, STOPPED)
+        elif ended.status < 0:
+            name = signal.Signals(-ended.status).name
+            hint = " (the system ran out of memory? try --jobs 1)" if name == "SIGKILL" else ""
+            schedule.fail(reference, f"its process was ended by {name}{hint}")
+        else:
+            schedule.fail(reference, f"its process ended with exit code {ended.status} without saying why")
+
+
+def _note(schedule: Schedule, event: "Event", attempts: "dict[Reference, str]", saved: "dict[Reference, int]") -> None:
     reference = event.reference
     if event.kind == "started" and event.attempt is not None:
         attempts[reference] = event.attempt
@@ -205,6 +217,19 @@ def _note(schedule: Schedule, event: "Event", attempts: "dict[Reference, str]") 
         schedule.finish(reference)
     elif event.kind == "failed":
         schedule.fail(reference, event.message or "no reason given")
+    elif event.kind == "preempted" and event.done is not None:
+        saved[reference] = event.done
+
+
+def _grace_seconds(environment: "Mapping[str, str]") -> float:
+    given = environment.get(_GRACE_VARIABLE, "")
+    try:
+        seconds = float(given) if given else _GRACE_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise WrongInput(f"{_GRACE_VARIABLE} is {given!r}; give the seconds that stages have to save their state")
+    return seconds
 
 
 def _modules(plan: "Plan", done: "set[Reference]") -> list[str]:

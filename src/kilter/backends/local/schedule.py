@@ -38,6 +38,8 @@ class Schedule:
     blocked: "dict[Reference, Reference]" = field(default_factory=dict)
     """Stages that cannot run, with the failed stage that is the cause."""
     running: "set[Reference]" = field(default_factory=set)
+    preempted: "dict[Reference, int]" = field(default_factory=dict)
+    """The step with which each stage was last stopped from outside; -1 where it had saved none."""
 
     def __post_init__(self) -> None:
         self.dependants: dict[Reference, list[Reference]] = {reference: [] for reference in self.nodes}
@@ -109,6 +111,27 @@ class Schedule:
                 self.blocked[dependant] = reference
                 self.ready.discard(dependant)
                 pending.extend(self.dependants.get(dependant, ()))
+
+    def preempt(self, execution: Execution, steps: "Mapping[Reference, int]") -> None:
+        """Take note that an execution was stopped from outside: what is not done runs again.
+
+        That is no failure, unless a stage was stopped before and got no further since: its checkpoint is of no later
+        step, and no stage that ran beside it was finished. So nothing runs again for ever without progress.
+
+        Args:
+            execution: which.
+            steps: the steps of the checkpoints that its stages have saved.
+        """
+        progress = any(reference in self.done for reference in execution.references)
+        for reference in self.unfinished(execution.references):
+            step, before = steps.get(reference, -1), self.preempted.get(reference)
+            if before is not None and step <= before and not progress:
+                since = f"step {before}" if before >= 0 else "its beginning"
+                self.fail(reference, f"it was stopped from outside twice and got no further than {since} in between")
+                continue
+            self.preempted[reference] = step
+            self.running.discard(reference)
+            self.ready.add(reference)
 
     def unfinished(self, references: "Iterable[Reference]") -> "list[Reference]":
         """Return those of an execution's stages that neither ended well nor badly."""

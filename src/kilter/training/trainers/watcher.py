@@ -24,6 +24,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.run = run
         self.steps = steps
         self.saved_at = time.monotonic()
+        self.save_began = self.saved_at
         self.stopping = False
 
     def on_step_end(
@@ -33,6 +34,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.stopping = self.run.stop()
         due = time.monotonic() - self.saved_at >= self.run.checkpoint_seconds and state.global_step < self.steps
         control.should_save = self.stopping or due
+        self.save_began = time.monotonic()
         return control
 
     def on_log(
@@ -61,16 +63,21 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self.run.progress.update(state.global_step, self.steps, "steps", shown)
 
     def on_save(self, args: "TrainingArguments", state: "TrainerState", _control: "TrainerControl", **_: Any) -> None:
-        """Hand the checkpoint over.
+        """Hand the checkpoint over; the training goes on while it is sent, unless it was told to stop.
 
         Raises:
-            Preempted: the training was told to stop.
+            Preempted: the training was told to stop; the newest checkpoint is kept, or the message says that it is not.
         """
         step = state.global_step
         self.run.resume.publish(Path(args.output_dir) / f"checkpoint-{step}", step)
-        self.run.log(f"checkpoint of step {step} of {self.steps} is saved")
         self.saved_at = time.monotonic()
-        if self.stopping:
-            raise Preempted(
-                f"told to stop after step {step} of {self.steps}; the state is saved, run it again to continue"
-            )
+        self.run.log(f"step {step} of {self.steps} was saved in {self.saved_at - self.save_began:.1f} s")
+        if not self.stopping:
+            return
+        kept = self.run.resume.settle()
+        seconds = time.monotonic() - self.save_began
+        told = f"told to stop after step {step} of {self.steps}"
+        if kept == step:
+            raise Preempted(f"{told}; its state was kept in {seconds:.1f} s, run it again to continue", step)
+        last = "no checkpoint of this attempt is" if kept is None else f"the last one that is kept is of step {kept}"
+        raise Preempted(f"{told}, but its state could not be kept ({last}; the log says why)", kept)
