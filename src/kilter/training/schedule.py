@@ -6,7 +6,7 @@ Everything follows from the seed, so that a resumed training sees exactly the ba
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Indices = NDArray[np.int64]
+BatchUnit = Literal["row", "micro-batch", "block"]
+"""What is never split: a row; a micro-batch whose rows are sorted; a block of rows that exchange answers."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,7 @@ class Schedule:
 
     micro_batches: tuple[Indices, ...]
     accumulation: int
-    batch_unit: str
-    """What is shuffled and never split: `row`, or `block` of rows that exchange answers."""
+    batch_unit: BatchUnit
 
     @property
     def steps(self) -> int:
@@ -61,11 +62,64 @@ class Schedule:
             state.update(batch.astype("<i8").tobytes())
         return state.hexdigest()
 
+    def dealt_to(self, processes: int) -> "Deal":
+        """Deal each step's rows out to so many processes; the steps, and so the training, stay the same.
+
+        Rows are dealt out evenly, in micro-batches no larger than the schedule's own, rows of similar length at the
+        same time. Micro-batches of another unit than `row` stay whole.
+        """
+        starts = range(0, len(self.micro_batches), self.accumulation)
+        steps = tuple(self._dealt(self.micro_batches[start : start + self.accumulation], processes) for start in starts)
+        return Deal(steps, processes)
+
+    def _dealt(self, batches: "Sequence[Indices]", processes: int) -> "tuple[tuple[Indices, ...], ...]":
+        pieces: Sequence[Indices] = batches
+        if processes > 1 and self.batch_unit == "row":
+            rows = np.concatenate(batches)
+            slots = math.ceil(len(rows) / (self.micro_batch * processes))
+            pieces = np.array_split(rows, slots * processes)
+        nothing = [np.empty(0, np.int64)] * (-len(pieces) % processes)
+        pieces = [*pieces, *nothing]
+        return tuple(tuple(pieces[start : start + processes]) for start in range(0, len(pieces), processes))
+
     def _sums(self, values: Indices) -> Indices:
         return np.add.reduceat(values, np.arange(0, len(values), self.accumulation))
 
 
-def row_schedule(lengths: Indices, epochs: float, batch_size: int, micro_batch_size: int, seed: int) -> Schedule:
+@dataclass(frozen=True)
+class Deal:
+    """A schedule dealt out to processes.
+
+    Each step is a sequence of slots, in each of which every process makes one forward pass: processes that share
+    weights or gradients must make equally many. A process that has no rows in a slot passes a row that counts nothing.
+    """
+
+    steps: tuple[tuple[tuple[Indices, ...], ...], ...]
+    """The rows by step, slot and process; empty where a process has none."""
+    processes: int
+
+    @property
+    def accumulation(self) -> int:
+        """Slots of a step; the last step may have fewer."""
+        return len(self.steps[0])
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of the largest micro-batch."""
+        return max(len(rows) for step in self.steps for slot in step for rows in slot)
+
+    def of_process(self, number: int) -> "tuple[tuple[Indices, ...], ...]":
+        """Return the rows by step and slot of one process."""
+        return tuple(tuple(slot[number] for slot in step) for step in self.steps)
+
+    def rows_of_step(self, step: int) -> Indices:
+        """Return the rows of a step over all processes."""
+        return np.concatenate([rows for slot in self.steps[step] for rows in slot])
+
+
+def row_schedule(
+    lengths: Indices, epochs: float, batch_size: int, micro_batch_size: int, seed: int, unit: BatchUnit = "row"
+) -> Schedule:
     """Shuffle rows once an epoch and cut the stream of all epochs into steps; the last step may be smaller.
 
     Within a step, rows of similar length share a micro-batch, which saves padding and changes no sum.
@@ -79,6 +133,7 @@ def row_schedule(lengths: Indices, epochs: float, batch_size: int, micro_batch_s
         batch_size: Rows of a step.
         micro_batch_size: Most rows of a micro-batch.
         seed: What the order follows from.
+        unit: With `micro-batch`, rows stay in their random order, since the loss compares those of a micro-batch.
 
     Raises:
         StageFailed: there are no rows, or too small a part of an epoch was asked for.
@@ -88,9 +143,10 @@ def row_schedule(lengths: Indices, epochs: float, batch_size: int, micro_batch_s
     batches = []
     for start in range(0, len(stream), batch_size):
         step = stream[start : start + batch_size]
-        step = step[np.argsort(-lengths[step], kind="stable")]
+        if unit == "row":
+            step = step[np.argsort(-lengths[step], kind="stable")]
         batches += [step[cut : cut + micro] for cut in range(0, len(step), micro)]
-    return Schedule(tuple(batches), batch_size // micro, "row")
+    return Schedule(tuple(batches), batch_size // micro, unit)
 
 
 def block_schedule(

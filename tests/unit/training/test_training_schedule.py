@@ -97,3 +97,50 @@ def test_rows_of_a_step_are_sorted_by_length_but_stay_in_their_step(lengths, mic
         step, other = (np.concatenate(one.micro_batches[start : start + one.accumulation]) for one in (schedule, equal))
         assert sorted(step) == sorted(other)
         assert sizes[step].tolist() == sorted(sizes[step], reverse=True)
+
+
+@given(
+    rows=SIZES,
+    batch=st.integers(1, 20),
+    micro=st.integers(1, 20),
+    processes=st.integers(1, 5),
+    epochs=st.sampled_from([1, 1.5, 2]),
+)
+def test_dealt_to_processes_each_step_has_the_same_rows_and_every_process_as_many_slots(
+    rows, batch, micro, processes, epochs
+):
+    schedule = rows_of_equal_length(rows, epochs, batch, micro, 0)
+    deal = schedule.dealt_to(processes)
+    assert len(deal.steps) == schedule.steps
+    for step, wanted in enumerate(schedule.rows_per_step()):
+        start = step * schedule.accumulation
+        whole = np.concatenate(schedule.micro_batches[start : start + schedule.accumulation])
+        assert sorted(deal.rows_of_step(step)) == sorted(whole)
+        assert len(whole) == wanted
+        assert all(len(slot) == processes for slot in deal.steps[step])
+    assert deal.micro_batch <= schedule.micro_batch
+    assert all(len(step) == deal.accumulation for step in deal.steps[:-1])
+    assert len(deal.steps[-1]) <= deal.accumulation
+    slots = [[len(slots) for slots in deal.of_process(number)] for number in range(processes)]
+    assert all(other == slots[0] for other in slots)
+
+
+def test_dealt_to_one_process_the_micro_batches_are_the_schedule_s_own():
+    schedule = rows_of_equal_length(37, 2, 8, 4, 0)
+    mine = [rows for step in schedule.dealt_to(1).of_process(0) for rows in step]
+    assert all((one == other).all() for one, other in zip(mine, schedule.micro_batches, strict=True))
+
+
+def test_a_full_step_that_divides_by_the_processes_leaves_none_idle():
+    deal = rows_of_equal_length(64, 1, 32, 4, 0).dealt_to(2)
+    assert deal.accumulation == 4
+    assert {len(rows) for step in deal.steps for slot in step for rows in slot} == {4}
+
+
+def test_dealt_to_processes_blocks_stay_whole():
+    blocks = [np.arange(start, start + 8) for start in range(0, 72, 8)]
+    schedule = block_schedule(blocks, 1, 32, 8, 0)
+    deal = schedule.dealt_to(3)
+    whole = {tuple(block) for block in blocks}
+    assert deal.accumulation == 2
+    assert {tuple(rows) for step in deal.steps for slot in step for rows in slot} == {*whole, ()}

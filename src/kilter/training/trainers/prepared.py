@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import pyarrow as pa
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kilter.training.collate import Batch
-    from kilter.training.schedule import Schedule
+    from kilter.training.schedule import Deal, Indices, Schedule
 
 IDENTITY = "kilter.json"
 
@@ -44,29 +45,71 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
     """
 
     schedule: "Schedule"
+    deal: "Deal"
     collate: "Callable[[Sequence[int]], Batch]"
     identity: dict[str, Any]
     earlier_seconds: float
     started: float
+    step_rows: "Indices"
+    """The rows of the step at hand, over all processes."""
+    step_slots: int
+    """The forward passes of the step at hand, over all processes: what their losses' mean divides by."""
+    idle: bool = False
+    """This process has no rows in the slot at hand; its batch is there for the forward pass and counts nothing."""
 
     def follow(self, schedule: "Schedule", identity: dict[str, Any], earlier_seconds: float) -> None:
         """Take the order of training, what its checkpoints are known by, and the seconds already spent on it."""
         self.schedule = schedule
+        self.deal = schedule.dealt_to(self.args.world_size)
         self.identity = identity
         self.earlier_seconds = earlier_seconds
         self.started = time.monotonic()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the micro-batches of the schedule, in its order."""
-        batches = [batch.tolist() for batch in self.schedule.micro_batches]
+        """Return this process's micro-batches of the schedule, in its order; an idle slot gets the step's first row."""
+        mine = self.deal.of_process(self.args.process_index)
+        batches = [
+            (rows if len(rows) else self.deal.rows_of_step(step)[:1]).tolist()
+            for step, slots in enumerate(mine)
+            for rows in slots
+        ]
         loader: DataLoader[Any] = DataLoader(
             range(1 + max(max(batch) for batch in batches)),  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=self.collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        # The micro-batches are dealt out already, so accelerate must not share them out once more.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
         return prepared
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Note the step at hand: every process knows the whole schedule, so that nobody needs to be asked."""
+        step = self.state.global_step
+        self.step_rows = self.deal.rows_of_step(step)
+        self.step_slots = len(self.deal.steps[step]) * self.deal.processes
+        self.slots = iter(self.deal.of_process(self.args.process_index)[step])
+        return super().get_batch_samples(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> "Tensor":
+        """Go on to the next slot of the step."""
+        self.idle = not len(next(self.slots))
+        loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
+
+    def step_total(self, values: "Indices") -> int:
+        """Return the sum of a number of each row, such as its tokens, over the step's rows on all processes."""
+        return int(values[self.step_rows].sum())
+
+    def sum_over_processes(self, values: "Sequence[float]") -> list[float]:
+        """Return each number's sum over all processes, which must all ask for it at the same moment."""
+        if self.args.world_size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.args.device)
+        torch.distributed.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
 
     def floating_point_ops(self, _inputs: "Mapping[str, Any]") -> int:
         """Return 0: counting parameters at every step costs more than small models' steps."""
