@@ -77,7 +77,8 @@ class PlainLines:
             if now - self.last < _SECONDS_BETWEEN_LINES and event.done != event.total:
                 return
             self.last = now
-        amount = f" {event.done}/{event.total} {event.unit}" if event.done is not None else ""
+        of = f"/{event.total}" if event.total is not None else ""
+        amount = f" {event.done}{of} {event.unit}" if event.done is not None else ""
         values = "".join(f"  {name} {value:.4g}" for name, value in event.values.items())
         seconds = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
         message = f": {event.message}" if event.message else ""

@@ -1,7 +1,4 @@
-"""A training that was stopped or killed ends with the same weights, bit for bit, as one that was not."""
-
-import os
-import signal
+"""A training that was stopped ends with the same weights, bit for bit, as one that was not (kills: see preemption)."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -81,44 +78,6 @@ def test_stopped_at_the_last_step_the_training_still_ends_the_same(world, uninte
     summary = train(world, "dpo", tmp_path / "continued", tiny_training.training_run(resume))
     assert summary["steps"] == STEPS
     assert_same(outcome(tmp_path / "continued"), uninterrupted("dpo"))
-
-
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto"])
-def test_killed_between_two_micro_batches_and_continued_is_as_if_never_killed(world, uninterrupted, method, tmp_path):
-    """The child saves after every step and is killed with SIGKILL after the first micro-batch of step 6."""
-    resume = tiny_training.FolderResume(tmp_path)
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)
-            _kill_at_call(method, 11)
-            train(world, method, tmp_path / "killed", tiny_training.training_run(resume, checkpoint_seconds=0.0))
-        finally:
-            os._exit(99)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    assert resume.latest().name == "step-5"
-    train(world, method, tmp_path / "continued", tiny_training.training_run(resume))
-    assert_same(outcome(tmp_path / "continued"), uninterrupted(method))
-
-
-def _kill_at_call(method, call):
-    from kilter.training.trainers.dpo import PreparedDpoTrainer
-    from kilter.training.trainers.kto import PreparedKtoTrainer
-    from kilter.training.trainers.sft import PreparedSftTrainer
-
-    trainer = {"sft": PreparedSftTrainer, "dpo": PreparedDpoTrainer, "kto": PreparedKtoTrainer}[method]
-    original, calls = trainer.training_step, []
-
-    def training_step(self, *args, **kwargs):
-        loss = original(self, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return loss
-
-    trainer.training_step = training_step
 
 
 def test_a_checkpoint_holds_no_training_arguments_and_no_tokenizer(world, tmp_path):
