@@ -55,6 +55,7 @@ format: $(READY) ## Mend style
 docs: $(READY) ## Write the generated parts of the documentation
 	@$(BIN)/python -m kilter.study.schema
 	@$(BIN)/python -m kilter.cli.reference
+	@$(BIN)/python -m kilter.cli.methods_page
 
 lock: ## Resolve requirements.lock again (needs uv; every pin except torch)
 	@echo "torch==$(TORCH)" > .venv/torch-constraint.txt

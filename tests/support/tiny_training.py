@@ -39,6 +39,8 @@ for changed, values in {
     "aot-unpaired": {"beta": 0.1, "label_smoothing": 0.1},
     "exo": {"label_smoothing": 0.01},
     "tr-dpo": {"sync_steps": 2.0},
+    "dpo-forward-kl": {"beta": 1e-4},
+    "dpo-alpha": {"beta": 1e-2},
 }.items():
     HYPERPARAMETERS[changed] |= values
 
@@ -203,6 +205,12 @@ class World:
     reference: Path
     mismatched: Path
     holdout: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> "World":
+        """Return the world that `make_world` wrote into a folder."""
+        files = (folder / name / "logprobs.parquet" for name in ("reference", "mismatched", "holdout"))
+        return cls(folder / "model", folder / "data", *files)
 
     def align(self, method: str, output: Path, run: TrainingRun | None = None, **changes: object) -> dict:
         """Run an alignment."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kilter import __version__
-from kilter.cli import export, init, lock, plan, report, run, show, stage, store, validate
+from kilter.cli import export, init, lock, methods, plan, report, run, show, stage, store, validate
 from kilter.cli.console import print_error
 from kilter.errors import EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT, KilterError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (init, validate, plan, run, report, show, export, lock, stage):
+for verb in (init, validate, methods, plan, run, report, show, export, lock, stage):
     verb.register(app)
 app.add_typer(store.app, name="store")
 

@@ -72,7 +72,7 @@ _TRAINING_IMPORTS = (
     "kilter.training.trainers.sft",
     "kilter.training.trainers.dpo",
     "kilter.training.trainers.kto",
-    "kilter.training.trainers.cpo",
+    "kilter.training.trainers.likelihood",
 )
 
 STAGES: "Mapping[str, StageKind]" = {
@@ -156,7 +156,7 @@ STAGES: "Mapping[str, StageKind]" = {
         StageKind(
             "align",
             AlignConfig,
-            code=1,
+            code=2,
             does="align a model on preference pairs",
             libraries=("torch", "transformers", "trl"),
             modules=("kilter.stages.align", "kilter.training"),

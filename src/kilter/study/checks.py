@@ -22,6 +22,7 @@ _MODELS = ("base", "instruct")
 _SMALLEST_VOCABULARY = 259
 _GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 _NEAR_SUITE = 0.75
+_FEW_OWNERS = 4
 
 
 def check_study(study: Study) -> "Iterator[Complaint]":
@@ -309,12 +310,13 @@ def _right_name(name: str, method: Method) -> str:
     own = method.hyperparameters
     if name in AlignSettings.model_fields:
         return f"`{name}` is a training setting: write `training: {{{name}: {_example(name)}}}` inside the method"
-    owners = [other.name for other in METHODS.values() if name in other.hyperparameters]
     has = f"{method.name} has {_with_meanings(own)}"
-    if owners:
+    if near := nearest(name, own):
+        return f"did you mean `{near}`? {has}"
+    owners = [other.name for other in METHODS.values() if name in other.hyperparameters]
+    if 0 < len(owners) <= _FEW_OWNERS:
         return f"`{name}` belongs to {listed(owners)}; {has}"
-    near = nearest(name, own)
-    return f"did you mean `{near}`?" if near else f"remove it; {has}"
+    return f"write `{next(iter(own))}`: {has}" if len(own) == 1 else f"remove it; {has}"
 
 
 def _example(setting: str) -> str:
@@ -375,7 +377,8 @@ def _items(path: FieldPath, value: Any) -> list[tuple[FieldPath, Any]]:
 def _right_setting(name: str) -> str:
     owners = [method.name for method in METHODS.values() if name in method.hyperparameters]
     if owners:
-        return f"`{name}` is a hyperparameter of {listed(owners)}: write it beside `name`"
+        whose = listed(owners) if len(owners) <= _FEW_OWNERS else "methods"
+        return f"`{name}` is a hyperparameter of {whose}: write it beside `name`"
     return suggestion(name, AlignSettings.model_fields, "settings")
 
 

@@ -50,10 +50,10 @@ def _one_method_schema(name: str) -> dict[str, Any]:
 
 
 def _hyperparameter_schema(parameter: Hyperparameter) -> dict[str, Any]:
-    number: dict[str, Any] = {"type": "number"}
+    number: dict[str, Any] = {"type": "integer" if parameter.whole else "number"}
     number["minimum" if parameter.minimum_allowed else "exclusiveMinimum"] = parameter.minimum
     if parameter.maximum != float("inf"):
-        number["maximum"] = parameter.maximum
+        number["maximum" if parameter.maximum_allowed else "exclusiveMaximum"] = parameter.maximum
     return _axis(number) | {
         "default": parameter.default,
         "description": f"{parameter.meaning} (default from {parameter.source}). A list is an axis of the grid.",

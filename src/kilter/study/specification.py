@@ -205,7 +205,7 @@ class MethodChoice(Model):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    """The method: dpo, ipo, kto or cpo."""
+    """The method; `kilter methods` lists them."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of training.align for this method; a list is an axis here too."""
 

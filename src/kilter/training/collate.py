@@ -1,4 +1,4 @@
-"""Prepared token ids become padded tensors, in the shapes that TRL's losses read. Nothing is tokenised here."""
+"""Prepared token ids become padded tensors. Nothing is tokenised here."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from kilter.training.rows import ConversationRows, PairRows, Ragged, Reference
 
 IGNORED = -100
+MISMATCHED = "mismatched_"
+"""Begins the names of what belongs to answers to other prompts."""
 
 Batch = dict[str, Tensor]
 
@@ -56,74 +58,56 @@ class ConversationCollator:
 
 @dataclass(frozen=True)
 class PairCollator:
-    """For TRL's DPO losses: all chosen sequences, then all rejected ones, and the reference's sums."""
+    """All chosen sequences, then all rejected ones, and the reference's sums where there is a fixed reference."""
 
     rows: "PairRows"
-    reference: "Reference"
+    reference: "Reference | None"
     pad_id: int
 
     def __call__(self, indices: "Sequence[int]") -> Batch:
-        """Return `input_ids`, `attention_mask`, `completion_mask`, `ref_chosen_logps` and `ref_rejected_logps`."""
-        tokens, attention, answers = pad_answers(*_pairs(self.rows, indices), self.pad_id)
-        return {
-            "input_ids": tokens,
-            "attention_mask": attention,
-            "completion_mask": answers,
-            "ref_chosen_logps": _taken(self.reference.chosen, indices),
-            "ref_rejected_logps": _taken(self.reference.rejected, indices),
-        }
-
-
-@dataclass(frozen=True)
-class LikelihoodPairCollator:
-    """For TRL's CPO loss, which needs no reference: chosen and rejected sequences with labels."""
-
-    rows: "PairRows"
-    pad_id: int
-
-    def __call__(self, indices: "Sequence[int]") -> Batch:
-        """Return `{chosen,rejected}_{input_ids,attention_mask,labels}`, all padded to one length."""
-        tokens, attention, answers = pad_answers(*_pairs(self.rows, indices), self.pad_id)
-        labels = tokens.masked_fill(answers == 0, IGNORED)
-        batch: Batch = {}
-        for name, part in (("chosen", slice(None, len(indices))), ("rejected", slice(len(indices), None))):
-            batch[f"{name}_input_ids"] = tokens[part]
-            batch[f"{name}_attention_mask"] = attention[part]
-            batch[f"{name}_labels"] = labels[part]
-        return batch
+        """Return `input_ids`, `attention_mask`, `completion_mask`, and `reference` with `reference_heads`."""
+        return _sequences(self.rows, indices, indices, self.pad_id) | _reference(self.reference, indices)
 
 
 @dataclass(frozen=True)
 class UnpairedCollator:
-    """For TRL's KTO loss: each pair gives a desirable and an undesirable example, and their mismatched answers.
+    """Each pair's desirable and undesirable example, and their mismatched answers where the loss needs them.
 
     The mismatched answers of a row are those of the row at `mismatched`, given this row's prompt.
     """
 
     rows: "PairRows"
     reference: "Reference"
-    mismatched: "Reference"
+    mismatched: "Reference | None"
     pad_id: int
 
     def __call__(self, indices: "Sequence[int]") -> Batch:
-        """Return the examples, the mismatched (`KL_…`) ones, `label`, `ref_logps` and `ref_KL_logps`."""
-        partners = np.searchsorted(self.rows.positions, self.rows.mismatched[np.asarray(indices)])
-        prompts, answers = _pairs(self.rows, indices)
-        _, others = _pairs(self.rows, partners.tolist())
-        batch: Batch = {}
-        for prefix, completions in (("", answers), ("KL_", others)):
-            tokens, attention, mask = pad_answers(prompts, completions, self.pad_id)
-            batch |= {f"{prefix}input_ids": tokens, f"{prefix}attention_mask": attention}
-            batch[f"{prefix}completion_mask"] = mask
-        batch["label"] = torch.arange(2 * len(indices)) < len(indices)
-        for name, reference in (("ref_logps", self.reference), ("ref_KL_logps", self.mismatched)):
-            batch[name] = torch.cat([_taken(reference.chosen, indices), _taken(reference.rejected, indices)])
+        """Return what `PairCollator` does, and the same of the mismatched answers under names with `mismatched_`."""
+        batch = _sequences(self.rows, indices, indices, self.pad_id) | _reference(self.reference, indices)
+        if self.mismatched is not None:
+            partners = np.searchsorted(self.rows.positions, self.rows.mismatched[np.asarray(indices)])
+            others = _sequences(self.rows, indices, partners.tolist(), self.pad_id)
+            others |= _reference(self.mismatched, indices)
+            batch |= {f"{MISMATCHED}{name}": value for name, value in others.items()}
         return batch
 
 
-def _pairs(rows: "PairRows", indices: "Sequence[int]") -> "tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]":
-    prompts = _lists(rows.prompts, indices)
-    return prompts + prompts, _lists(rows.chosen, indices) + _lists(rows.rejected, indices)
+def _sequences(rows: "PairRows", prompts: "Sequence[int]", answers: "Sequence[int]", pad_id: int) -> Batch:
+    """Pad the prompts with the chosen answers of some rows, then the prompts with their rejected answers."""
+    contexts = _lists(rows.prompts, prompts)
+    completions = _lists(rows.chosen, answers) + _lists(rows.rejected, answers)
+    tokens, attention, mask = pad_answers(contexts + contexts, completions, pad_id)
+    return {"input_ids": tokens, "attention_mask": attention, "completion_mask": mask}
+
+
+def _reference(reference: "Reference | None", indices: "Sequence[int]") -> Batch:
+    if reference is None:
+        return {}
+    batch = {"reference": torch.cat([_taken(reference.chosen, indices), _taken(reference.rejected, indices)])}
+    if reference.chosen_heads is not None and reference.rejected_heads is not None:
+        heads = [_taken(reference.chosen_heads, indices), _taken(reference.rejected_heads, indices)]
+        batch["reference_heads"] = torch.cat(heads)
+    return batch
 
 
 def _lists(ragged: "Ragged", indices: "Sequence[int]") -> "list[NDArray[np.int64]]":

@@ -94,6 +94,9 @@ class Reference:
 
     chosen: NDArray[np.float64]
     rejected: NDArray[np.float64]
+    chosen_heads: NDArray[np.float64] | None = None
+    """Of as many first tokens as the pair's shorter answer has; None for mismatched answers."""
+    rejected_heads: NDArray[np.float64] | None = None
 
 
 def read_pairs(path: "Path", size: Size = "all") -> PairRows:
@@ -178,7 +181,10 @@ def join_reference(rows: PairRows, used: "Indices", shards: "Sequence[Path]", mi
     Raises:
         StageFailed: a row has no value or two, or the shards were made from other data.
     """
-    names = ["position", "row_id", "chosen_logp", "chosen_tokens", "rejected_logp", "rejected_tokens"]
+    sums = ["chosen_logp", "rejected_logp"]
+    if not mismatched:
+        sums += ["chosen_logp_shorter", "rejected_logp_shorter"]
+    names = ["position", "row_id", "chosen_tokens", "rejected_tokens", *sums]
     kind = "mismatched answers" if mismatched else "answers"
     if not shards:
         raise StageFailed(f"no reference log-probabilities of the {kind} were given")
@@ -208,7 +214,7 @@ def join_reference(rows: PairRows, used: "Indices", shards: "Sequence[Path]", mi
                 f"{other} there and {mine} here"
             )
     values = []
-    for name in ("chosen_logp", "rejected_logp"):
+    for name in sums:
         if not np.isfinite(table[name].to_numpy()).all():
             raise StageFailed(f"the reference log-probabilities of the {kind} are not all finite")
         values.append(np.full(len(rows), np.nan))

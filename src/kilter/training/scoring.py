@@ -1,7 +1,7 @@
 """Log-probabilities of answers under a model, without gradients, in large batches of similar length."""
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from trl.trainer import utils
 
 from kilter.training.collate import IGNORED, pad_answers
+from kilter.training.methods.formulas import Answers, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from kilter.training.collate import Batch
     from kilter.training.precision import Precision
     from kilter.training.schedule import Indices
 
     TokenIds = Sequence[NDArray[np.int64]]
+    Forward = Callable[..., Any]
 
 PADDED_TOKENS = {"cpu": 8192, "cuda": 65536}
 
@@ -29,10 +32,12 @@ def autocast(device: str, precision: "Precision") -> torch.autocast:
     return torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
-def with_token_log_probabilities(model: "PreTrainedModel") -> "PreTrainedModel":
+def with_token_log_probabilities(
+    model: "PreTrainedModel", outputs: tuple[str, ...] = ("log_probs",)
+) -> "PreTrainedModel":
     """Teach a model, once, to give tokens' log-probabilities without ever holding logits of the whole vocabulary."""
     if not getattr(model, "kilter_scores_tokens", False):
-        utils.add_fused_lm_head(model, outputs=("log_probs",))
+        utils.add_fused_lm_head(model, outputs=outputs)
         model.kilter_scores_tokens = True
     return model
 
@@ -48,7 +53,9 @@ def fitting_head(model: "PreTrainedModel") -> "Iterator[None]":
         yield
         return
     width, compact = utils._CHUNKED_LOGPROB_CHUNK_SIZE, utils._use_triton
-    utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(width, model.get_output_embeddings().weight.shape[0])
+    head = model.get_output_embeddings().weight
+    # Under ZeRO 3 a weight is empty wherever it is not computed with, and remembers its shape.
+    utils._CHUNKED_LOGPROB_CHUNK_SIZE = min(width, getattr(head, "ds_shape", head.shape)[0])
     utils._use_triton = lambda _: True
     try:
         yield
@@ -58,11 +65,41 @@ def fitting_head(model: "PreTrainedModel") -> "Iterator[None]":
 
 def token_log_probabilities(model: "PreTrainedModel", tokens: Tensor, attention: Tensor, answers: Tensor) -> Tensor:
     """Return the log-probability of each answer token, zero elsewhere; float32, shape (sequences, longest - 1)."""
+    values: Tensor = score_tokens(with_token_log_probabilities(model), tokens, attention, answers).log_probs
+    return values
+
+
+def score_tokens(model: "Forward", tokens: Tensor, attention: Tensor, answers: Tensor) -> Any:
+    """Return what a model with TRL's fused head says of each answer token; each field as `token_log_probabilities`."""
     labels = tokens.masked_fill(answers == 0, IGNORED)
-    values = with_token_log_probabilities(model)(
-        input_ids=tokens, attention_mask=attention, labels=labels, use_cache=False, fused_lm_head=True
-    ).log_probs
-    return values if isinstance(values, Tensor) else torch.as_tensor(values)
+    return model(input_ids=tokens, attention_mask=attention, labels=labels, use_cache=False, fused_lm_head=True)
+
+
+def score_pairs(model: "Forward", batch: "Batch") -> Scores:
+    """Score a batch of `PairCollator` with a model that has TRL's fused head, as float64.
+
+    WPO's weights are there if the head was told to give the sums of squared probabilities.
+    """
+    answers = batch["completion_mask"]
+    outputs = score_tokens(model, batch["input_ids"], batch["attention_mask"], answers)
+    counted = answers[:, 1:]
+    logps = outputs.log_probs.double()
+    tokens = counted.sum(dim=1)
+    shorter = torch.minimum(*tokens.chunk(2)).repeat(2)
+    parts: dict[str, Tensor] = {
+        "logps": logps.sum(dim=1),
+        "tokens": tokens,
+        "heads": (logps * (counted.cumsum(dim=1) <= shorter.unsqueeze(1))).sum(dim=1),
+    }
+    if outputs.log_sum_sq_probs is not None:
+        aligned = (logps.detach() - outputs.log_sum_sq_probs.double().detach()) * counted
+        parts["log_weights"] = aligned.sum(dim=1) / tokens
+    for name in ("reference", "reference_heads"):
+        if name in batch:
+            parts[name] = batch[name].double()
+    halves = {name: values.chunk(2) for name, values in parts.items()}
+    chosen, rejected = ({name: half[side] for name, half in halves.items()} for side in (0, 1))
+    return Scores(Answers(**chosen), Answers(**rejected))
 
 
 @torch.no_grad()

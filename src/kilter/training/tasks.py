@@ -1,15 +1,16 @@
 """What a method trains on in which order, and the trainer that does it."""
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kilter.errors import StageFailed
-from kilter.training.collate import LikelihoodPairCollator, PairCollator, UnpairedCollator
-from kilter.training.objectives import method_and_objective
+from kilter.training.collate import PairCollator, UnpairedCollator
+from kilter.training.methods.objectives import checked_objective
 from kilter.training.rows import Reference, join_reference, read_pairs, whole_blocks
-from kilter.training.schedule import block_schedule, row_schedule
+from kilter.training.schedule import BatchUnit, block_schedule, row_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from kilter.plan.configs import AlignConfig
     from kilter.study.methods import Method
-    from kilter.training.objectives import Objective
+    from kilter.training.methods.objectives import Objective
     from kilter.training.rows import PairRows
     from kilter.training.schedule import Indices, Schedule
     from kilter.training.trainers.pairs import PairTrainer
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 class AlignmentTask:
     """What a method trains on, in which order."""
 
-    method: "Method"
     objective: "Objective"
     rows: "PairRows"
     used: "Indices"
@@ -37,6 +37,11 @@ class AlignmentTask:
     schedule: "Schedule"
     reference: Reference | None
     mismatched: Reference | None
+
+    @property
+    def method(self) -> "Method":
+        """What is trained, as data."""
+        return self.objective.described
 
 
 def alignment_task(
@@ -48,7 +53,8 @@ def alignment_task(
         StageFailed: the inputs do not fit each other, or hold nothing to train on.
         WrongInput: the method or a hyperparameter is unknown or out of range.
     """
-    method, objective = method_and_objective(config.method, config.hyperparameters)
+    objective = checked_objective(config.method, config.hyperparameters)
+    method = objective.described
     path = data / "train.parquet"
     rows = read_pairs(path, config.size)
     batches = (config.epochs, config.batch_size, config.micro_batch_size, config.seed)
@@ -60,9 +66,9 @@ def alignment_task(
             )
         schedule, used = block_schedule(blocks, *batches), np.concatenate(blocks)
     else:
-        schedule, used = row_schedule(rows.longest, *batches), np.arange(len(rows))
+        unit: BatchUnit = "micro-batch" if method.statistic == "order" else "row"
+        schedule, used = row_schedule(rows.longest, *batches, unit=unit), np.arange(len(rows))
     return AlignmentTask(
-        method,
         objective,
         rows,
         used,
@@ -103,27 +109,50 @@ def _trainer(
     arguments: "dict[str, Any]",
     callbacks: "list[TrainerCallback]",
 ) -> "PairTrainer":
-    pad = tokenizer.pad_token_id
-    values = config.hyperparameters
-    loss_type = task.objective.loss_type
-    if task.objective.trainer == "CPOTrainer":
-        from kilter.training.trainers.cpo import CpoArguments, PreparedCpoTrainer
+    pad, objective = tokenizer.pad_token_id, task.objective
+    settings = {**arguments, **objective.arguments(config.hyperparameters)}
+    paired = PairCollator(task.rows, task.reference, pad)
+    if objective.trainer == "CPOTrainer":
+        from kilter.training.trainers.likelihood import CpoArguments, PreparedCpoTrainer
 
-        cpo = CpoArguments(**arguments, **values, loss_type=loss_type, label_smoothing=0.0, alpha=0.0)
-        return PreparedCpoTrainer(policy, tokenizer, LikelihoodPairCollator(task.rows, pad), cpo, callbacks)
-    if task.reference is None:
-        raise StageFailed(f"{task.objective.trainer} needs reference log-probabilities")
-    arguments = {**arguments, "max_length": None, "precompute_ref_log_probs": True, "loss_type": loss_type, **values}
-    if task.mismatched is not None:
+        settings = {
+            "cpo_alpha": 0.0,
+            "alpha": 0.0,
+            **settings,
+            "loss_type": objective.loss_type,
+            "label_smoothing": 0.0,
+        }
+        return PreparedCpoTrainer(policy, tokenizer, paired, CpoArguments(**settings), callbacks)
+    if objective.trainer == "ORPOTrainer":
+        from kilter.training.trainers.likelihood import OrpoArguments, PreparedOrpoTrainer
+
+        return PreparedOrpoTrainer(policy, tokenizer, paired, OrpoArguments(**settings), callbacks)
+    settings["max_length"] = None
+    if objective.trainer == "KTOTrainer":
         from trl import KTOConfig
 
         from kilter.training.trainers.kto import PreparedKtoTrainer
 
-        unpaired = UnpairedCollator(task.rows, task.reference, task.mismatched, pad)
-        return PreparedKtoTrainer(policy, tokenizer, unpaired, KTOConfig(**arguments), callbacks)
+        unpaired = UnpairedCollator(task.rows, _fixed(task), task.mismatched, pad)
+        kto = KTOConfig(**settings, loss_type=objective.loss_type, precompute_ref_log_probs=True)
+        return PreparedKtoTrainer(policy, tokenizer, unpaired, kto, callbacks)
     from trl import DPOConfig
 
     from kilter.training.trainers.dpo import PreparedDpoTrainer
 
-    paired = PairCollator(task.rows, task.reference, pad)
-    return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**arguments), callbacks)
+    # What is ours is never computed by TRL, which wants a name all the same.
+    settings["loss_type"] = ["sigmoid"] if objective.ours else objective.loss_type.split("+")
+    if task.method.reference == "moving":
+        values = config.hyperparameters
+        settings |= {"sync_ref_model": True, "ref_model_mixup_alpha": values["alpha"]}
+        settings["ref_model_sync_steps"] = int(values["sync_steps"])
+        return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, copy.deepcopy(policy))
+    _fixed(task)
+    settings["precompute_ref_log_probs"] = True
+    return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks)
+
+
+def _fixed(task: AlignmentTask) -> Reference:
+    if task.reference is None:
+        raise StageFailed(f"{task.objective.method} needs reference log-probabilities")
+    return task.reference

@@ -1,5 +1,6 @@
 """The command line: quick, light, with examples, and with exit codes that scripts can trust."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from kilter.cli import methods_page
 from kilter.cli.main import app, main
 from kilter.cli.reference import TARGET, reference_text
+from kilter.study.methods import METHODS
 
 HEAVY = ("torch", "kfp", "transformers", "trl", "lm_eval", "pandas", "scipy", "boto3", "pyarrow")
 
@@ -40,6 +43,24 @@ def test_every_verb_explains_itself_with_an_example(verb: list[str], capsys: pyt
 
 def test_the_command_reference_is_fresh() -> None:
     assert TARGET.read_text(encoding="utf-8") == reference_text(), "run make docs"
+
+
+def test_the_page_of_methods_is_that_of_the_registry() -> None:
+    assert methods_page.TARGET.read_text(encoding="utf-8") == methods_page.methods_text(), "run make docs"
+
+
+def test_methods_are_listed_and_told_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--json"]) == 0
+    assert [method["name"] for method in json.loads(capsys.readouterr().out)["methods"]] == list(METHODS)
+    assert main(["methods", "simpo"]) == 0
+    told = capsys.readouterr().out
+    assert "arXiv 2405.14734" in told
+    assert "gamma" in told
+
+
+def test_a_method_that_does_not_exist_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "simp"]) == 2
+    assert "did you mean `simpo`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

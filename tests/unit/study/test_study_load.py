@@ -37,13 +37,19 @@ numbers = st.floats(1e-9, 10).map(lambda value: float(f"{value:.3g}"))
 axes = st.one_of(numbers, st.lists(numbers, min_size=1, max_size=3, unique=True))
 
 
+def allowed(parameter):
+    values = st.integers(1, 99).map(float) if parameter.whole else st.sampled_from([0.001, 0.01, 0.02, 0.1, 0.25, 0.4])
+    return st.one_of(values, st.lists(values, min_size=1, max_size=3, unique=True))
+
+
 @st.composite
 def methods(draw):
     names = draw(st.lists(st.sampled_from(sorted(METHODS)), min_size=1, unique=True))
     chosen = []
     for name in names:
         parameters = draw(st.sets(st.sampled_from(sorted(METHODS[name].hyperparameters))))
-        choice = {"name": name} | {parameter: draw(axes) for parameter in sorted(parameters)}
+        known = METHODS[name].hyperparameters
+        choice = {"name": name} | {parameter: draw(allowed(known[parameter])) for parameter in sorted(parameters)}
         if draw(st.booleans()):
             choice["training"] = {"learning_rate": draw(axes), "epochs": draw(numbers)}
         chosen.append(choice)

@@ -72,8 +72,17 @@ TABLE = {
     "bad name": Wrong({"name": "my study!"}, "name", "letters, digits", "leave out spaces"),
     "name is a number": Wrong({"name": 7}, "name", "must be text", 'put it in quotes: "7"'),
     "unknown method": Wrong({"methods": ["DP0"]}, "methods[0]", "no method `DP0`", "did you mean `dpo`"),
-    "unknown method, written out": Wrong({"methods": [{"name": "orpo"}]}, "methods[0].name", "no method", "`cpo`"),
+    "unknown method, written out": Wrong({"methods": [{"name": "rloo"}]}, "methods[0].name", "no method", "`robust`"),
     "hyperparameter of another": Wrong(method(cpo_alpha=1), "methods[0].cpo_alpha", "dpo has no", "belongs to `cpo`"),
+    "hyperparameter of most": Wrong(
+        {"methods": [{"name": "orpo", "beta": 0.1}]}, "methods[0].beta", "orpo has no", "write `lambda`: orpo has"
+    ),
+    "share that is too large": Wrong(
+        {"methods": [{"name": "cdpo", "label_smoothing": 0.5}]}, "methods[0].label_smoothing", "below 0.5", "0.1"
+    ),
+    "count that is no whole number": Wrong(
+        {"methods": [{"name": "tr-dpo", "sync_steps": 1.5}]}, "methods[0].sync_steps", "whole and above 0", "64"
+    ),
     "misspelt hyperparameter": Wrong(method(bta=1), "methods[0].bta", "no hyperparameter", "did you mean `beta`"),
     "setting beside a method": Wrong(method(learning_rate=1), "methods[0].learning_rate", "no hyper", "training: {"),
     "hyperparameter below": Wrong(
@@ -147,7 +156,10 @@ TABLE = {
     "value twice on an axis": Wrong(method(beta=[1, 0.1, 1]), "methods[0].beta[2]", "listed twice", "remove"),
     "unknown override": Wrong(method(training={"lr": 1}), "methods[0].training.lr", "no setting", "`learning_rate`"),
     "hyperparameter as override": Wrong(
-        method(training={"beta": 1}), "methods[0].training.beta", "no setting", "hyperparameter of `dpo`"
+        method(training={"beta": 1}),
+        "methods[0].training.beta",
+        "no setting",
+        "hyperparameter of methods: write it beside",
     ),
     "override out of range": Wrong(
         method(training={"epochs": [1, -1]}),

@@ -1,12 +1,13 @@
-"""KTO by TRL's KTOTrainer."""
+"""KTO and the methods on single answers, by TRL's KTOTrainer."""
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from trl import KTOTrainer
 from trl.trainer import kto_trainer
 
-from kilter.training.losses import Scores
-from kilter.training.scoring import token_log_probabilities
+from kilter.training.collate import MISMATCHED
+from kilter.training.scoring import score_pairs
 from kilter.training.trainers.pairs import PairTrainer, no_model_hash
 from kilter.training.trainers.prepared import RowNumbers
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from trl import KTOConfig
 
     from kilter.training.collate import Batch, UnpairedCollator
+    from kilter.training.methods.formulas import Scores
 
 
 class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
@@ -29,6 +31,7 @@ class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
         callbacks: "list[TrainerCallback]",
     ) -> None:
         self.collate = collate
+        self.rows = collate.rows
         with no_model_hash(kto_trainer):
             super().__init__(
                 model=model,
@@ -39,36 +42,38 @@ class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
                 callbacks=callbacks,
             )
         self.model.kilter_scores_tokens = True
+        # The KL is that of the micro-batch, whatever other processes hold; metrics are put together once a step.
+        self.accelerator.gather_for_metrics = _own
 
-    def count_pairs(self, inputs: "Batch") -> int:
-        """Return half the number of examples."""
-        return len(inputs["label"]) // 2
-
-    def scores(self, inputs: "Batch") -> tuple[Scores, float]:
+    def scores(self, inputs: "Batch") -> "tuple[Scores, float]":
         """Score the batch's pairs; the KL estimate is the mean log-ratio of the mismatched answers."""
-        sums = {
-            prefix: token_log_probabilities(
-                self.model,
-                inputs[f"{prefix}input_ids"],
-                inputs[f"{prefix}attention_mask"],
-                inputs[f"{prefix}completion_mask"],
-            )
-            .double()
-            .sum(1)
-            for prefix in ("", "KL_")
-        }
-        chosen, rejected = sums[""].chunk(2)
-        chosen_tokens, rejected_tokens = inputs["completion_mask"].sum(1).chunk(2)
-        references = inputs["ref_logps"].double().chunk(2)
-        kl = (sums["KL_"] - inputs["ref_KL_logps"].double()).mean()
-        return Scores(chosen, rejected, chosen_tokens, rejected_tokens, *references), float(kl)
+        scores = score_pairs(self.model, inputs)
+        if f"{MISMATCHED}input_ids" not in inputs:
+            return scores, 0.0
+        others = {name.removeprefix(MISMATCHED): values for name, values in inputs.items() if MISMATCHED in name}
+        mismatched = score_pairs(self.model, others)
+        return scores, float(torch.cat([mismatched.chosen.ratio, mismatched.rejected.ratio]).mean())
 
     def ran_loss_type(self) -> str:
         """Return the loss type in force."""
         return str(self.loss_type)
+
+    def _compute_loss(self, model: Any, inputs: "Batch", return_outputs: bool) -> Any:
+        pairs = self.count_pairs(inputs)
+        names = ("input_ids", "attention_mask", "completion_mask")
+        batch = {name: inputs[name] for name in names} | {"ref_logps": inputs["reference"]}
+        batch["label"] = torch.arange(2 * pairs, device=inputs["input_ids"].device) < pairs
+        if self.calculate_KL:
+            batch |= {f"KL_{name}": inputs[f"{MISMATCHED}{name}"] for name in names}
+            batch["ref_KL_logps"] = inputs[f"{MISMATCHED}reference"]
+        return super()._compute_loss(model, batch, return_outputs)
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+
+def _own(values: Any, *_: Any, **__: Any) -> Any:
+    return values

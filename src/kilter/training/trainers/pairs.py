@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kilter.errors import StageFailed
+from kilter.training.scoring import score_pairs
 from kilter.training.trainers.prepared import PreparedTrainer
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kilter.training.collate import Batch
-    from kilter.training.losses import Scores
-    from kilter.training.objectives import Objective
+    from kilter.training.methods.formulas import Scores
+    from kilter.training.methods.objectives import Objective
+    from kilter.training.rows import PairRows
 
 # Sums of bf16 values differ with the kernel; another loss than the one asked for is further off than this.
 _RELATIVE, _RELATIVE_BF16, _ABSOLUTE, _ABSOLUTE_BF16 = 1e-4, 5e-2, 1e-6, 5e-2
@@ -32,6 +34,7 @@ class PairTrainer(PreparedTrainer):
 
     objective: "Objective"
     hyperparameters: "Mapping[str, float]"
+    rows: "PairRows"
     first_loss_checked: bool = False
 
     def optimise(self, objective: "Objective", hyperparameters: "Mapping[str, float]") -> None:
@@ -41,48 +44,49 @@ class PairTrainer(PreparedTrainer):
         self.pairs_done: list[int] = []
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Note how many pairs the step has, and in how many micro-batches."""
+        """Note how many pairs the step has over all processes, and in how many micro-batches."""
         batches, items = super().get_batch_samples(*args, **kwargs)
-        self.step_pairs = sum(self.count_pairs(batch) for batch in batches)
-        self.step_batches = len(batches)
-        self.note_step(batches)
+        self.step_pairs = len(self.step_rows)
+        self.step_batches = self.step_slots
+        self.step_tokens = self.step_total(self.rows.chosen.lengths)
         return batches, items
-
-    def note_step(self, batches: "list[Batch]") -> None:
-        """Note more about a step."""
 
     def compute_loss(self, model: Any, inputs: "Batch", *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss, weighted by the micro-batch's share of the step's pairs."""
-        self.share = self.count_pairs(inputs) * self.step_batches / self.step_pairs
-        self.pairs_done.append(self.count_pairs(inputs))
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        pairs = 0 if self.idle else self.count_pairs(inputs)
+        self.share = pairs * self.step_batches / self.step_pairs
+        tokens = 0 if self.idle else self.count_chosen_tokens(inputs)
+        self.token_share = tokens * self.step_batches / self.step_tokens
+        self.pairs_done.append(pairs)
+        loss = self.weighted(super().compute_loss(model, inputs, *args, **kwargs))
         if not self.first_loss_checked:
-            self._check_first_loss(inputs, self.unweighted(loss))
+            # An idle process checks as well: under ZeRO 3 every forward pass needs all processes.
+            self._check_first_loss(inputs, float(loss.detach()))
             self.first_loss_checked = True
-        return self.weighted(loss)
+        return loss * 0 if self.idle else loss
 
     def weighted(self, loss: "Tensor") -> "Tensor":
-        """Return the micro-batch's loss times its share."""
+        """Return the micro-batch's loss times its share of the step's pairs."""
         return loss if self.share == 1 else loss * self.share
 
-    def unweighted(self, loss: "Tensor") -> float:
-        """Return the micro-batch's loss before any weighting."""
-        return float(loss.detach())
-
     def count_pairs(self, inputs: "Batch") -> int:
-        """Return the number of pairs of a batch."""
-        raise NotImplementedError
+        """Return half the number of sequences of a batch."""
+        return len(inputs["input_ids"]) // 2
+
+    def count_chosen_tokens(self, inputs: "Batch") -> int:
+        """Return the number of tokens of a batch's chosen answers."""
+        return int(inputs["completion_mask"][: self.count_pairs(inputs)].sum())
 
     def scores(self, inputs: "Batch") -> "tuple[Scores, float]":
-        """Score a batch's pairs with the model as it is; also return the batch's KL estimate, 0 if it has none."""
-        raise NotImplementedError
+        """Score a batch's pairs with the model as it is; also return the KL estimate or reward shift, 0 if none."""
+        return score_pairs(self.model, inputs), 0.0
 
     def ran_loss_type(self) -> str:
         """Return the loss type that the trainer has in force."""
         raise NotImplementedError
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Average the step's rewards over its pairs, where TRL averages over its micro-batches."""
+        """Average the step's rewards over its pairs on all processes, where TRL averages over its micro-batches."""
         self._weigh_metrics(self.pairs_done)
         self.pairs_done = []
         super().log(logs, start_time)
@@ -93,19 +97,21 @@ class PairTrainer(PreparedTrainer):
         return metrics
 
     def _weigh_metrics(self, pairs: list[int]) -> None:
-        if len(set(pairs)) < 2:
+        if len(set(pairs)) < 2 and self.args.world_size == 1:
             return
         metrics = self.stored_metrics()
-        for name, values in metrics.items():
-            if len(values) == len(pairs):
-                metrics[name] = [math.fsum(map(float.__mul__, values, map(float, pairs))) / sum(pairs)]
+        names = sorted(name for name, values in metrics.items() if pairs and len(values) == len(pairs))
+        weighted = [math.fsum(map(float.__mul__, map(float, metrics[name]), map(float, pairs))) for name in names]
+        *sums, count = self.sum_over_processes([*weighted, float(sum(pairs))])
+        for name, value in zip(names, sums, strict=True):
+            metrics[name] = [value / count]
 
     @torch.no_grad()
     def _check_first_loss(self, inputs: "Batch", loss: float) -> None:
         with self.accelerator.autocast():
-            scores, kl = self.scores(inputs)
+            scores, shift = self.scores(inputs)
         wanted, ran = self.objective.loss_type, self.ran_loss_type()
-        expected = self.objective.loss(scores, self.hyperparameters, kl)
+        expected = self.objective.loss(scores, self.hyperparameters, shift, self.share, self.token_share)
         relative, absolute = (_RELATIVE_BF16, _ABSOLUTE_BF16) if self.args.bf16 else (_RELATIVE, _ABSOLUTE)
         if ran != wanted or not math.isclose(loss, expected, rel_tol=relative, abs_tol=absolute):
             raise StageFailed(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kilter.training.schedule import Deal, Indices, Schedule
 
 IDENTITY = "kilter.json"
+DEEPSPEED = "deepspeed.json"
+"""DeepSpeed's configuration as it was in force, beside the checkpoint that was made with it."""
 
 
 class RowNumbers(datasets.Dataset):  # type: ignore[misc]
@@ -126,10 +128,20 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
     def _send_telemetry(self) -> None:
         """Send none."""
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the weights of a checkpoint, unless DeepSpeed's own state holds them already."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         Trainer._save_checkpoint(self, model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        (folder / IDENTITY).write_text(json.dumps(self.identity, indent=1))
+        if self.args.should_save:
+            (folder / IDENTITY).write_text(json.dumps(self.identity, indent=1))
+            if self.is_deepspeed_enabled:
+                (folder / DEEPSPEED).write_text(json.dumps(self.args.hf_deepspeed_config.config, indent=1))
+        # Whoever takes the checkpoint away must find what every process wrote.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: "dict[str, Tensor] | None" = None) -> None:
         self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
