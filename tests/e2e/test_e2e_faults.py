@@ -8,12 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import STUDY, Finished, kilter, start
 
+from kilter.store.lease import holder
 from kilter.store.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("e2e")]
@@ -103,6 +105,32 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_continues(
     assert "Traceback" not in errors
     assert kilter("run", small, "--store", store, "--out", tmp_path / "report").returncode == 0
     assert part_of(scores_of(finished.store), scores_of(store))
+
+
+def test_a_training_that_somebody_else_stops_runs_again_and_ends_with_the_same_weights(
+    finished_copy: Path, tmp_path: Path
+) -> None:
+    store = Store.open(str(finished_copy))
+    before = max(store.manifests("align"), key=lambda manifest: int(manifest.summary["steps"]))
+    for _ in range(5):
+        assert kilter("store", "invalidate", str(before.reference), "--store", finished_copy).returncode == 0
+        run = start("run", STUDY, "--store", finished_copy, "--out", tmp_path / "report", "--jobs", "1")
+        wait_until(lambda run=run: holder(store, before.reference) is not None or run.poll() is not None)
+        at_work = holder(store, before.reference)
+        if at_work is not None:
+            with suppress(ProcessLookupError):
+                os.kill(at_work.process.pid, signal.SIGTERM)
+        _, errors = run.communicate(timeout=120)
+        assert run.returncode == 0, errors
+        if "it runs again" in errors:
+            break
+    else:
+        pytest.fail("the training was always over before it was told to stop")
+    assert "stopped: " in errors
+    after = store.manifest(before.reference)
+    assert after is not None
+    weights = [{item.name: item.sha256 for item in made.objects if "model/" in item.name} for made in (before, after)]
+    assert weights[0] == weights[1]
 
 
 def test_a_flipped_byte_is_found_before_anything_is_trained_on_it(finished_copy: Path, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def stage(
     ],
     store: StoreUri = None,
 ) -> int:
-    """Make one result, or several of one stage, from the requests that lie in the store."""
+    """Make one result, or several of one stage, from the requests that lie in the store.
+
+    Told to stop by SIGTERM or SIGINT it exits with 75, which is no failure: run it again to continue. A training saves
+    its state first; a second signal waits for nothing.
+    """
     from kilter.plan.graph import Reference
     from kilter.stages.events import listener_from_environment
     from kilter.stages.execute import execute
