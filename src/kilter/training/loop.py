@@ -14,10 +14,13 @@ from transformers.trainer_callback import PrinterCallback
 from kilter.canonical import digest
 from kilter.data.schemas import STEP_METRICS
 from kilter.errors import StageFailed
+from kilter.training.deepspeed import Joined
+from kilter.training.parallel import Place
 from kilter.training.precision import device_name
 from kilter.training.scoring import fitting_head
 from kilter.training.trainers.prepared import IDENTITY
-from kilter.training.trainers.watcher import SECONDS
+from kilter.training.trainers.together import Together
+from kilter.training.trainers.watcher import SECONDS, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,18 +45,27 @@ _METRICS = {
 
 
 @contextmanager
-def checkpoint_folder(output: "Path") -> "Iterator[Path]":
-    """Give a folder for checkpoints below the output; it is gone afterwards, since the output is what is published."""
+def checkpoint_folder(output: "Path", place: Place) -> "Iterator[Path]":
+    """Give a folder for checkpoints below the output; it is gone afterwards, since the output is what is published.
+
+    All processes write into it, and the first one takes it away.
+    """
     folder = output / _CHECKPOINTS
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if place.first:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def common_arguments(config: "TrainConfig", schedule: "Schedule", checkpoints: "Path") -> dict[str, Any]:
+def common_arguments(
+    config: "TrainConfig", schedule: "Schedule", checkpoints: "Path", joined: "Joined | None" = None
+) -> dict[str, Any]:
     """Return the arguments that all trainers share; order, batches, saving and reporting are ours, not theirs."""
-    device = device_name()
+    joined = joined or Joined(Place(), device_name())
+    device, processes = joined.device, joined.place.processes
+    deal = schedule.dealt_to(processes)
+    backend = {"cpu": "gloo", "cuda": "nccl"}[device]
     warmup = math.ceil(config.warmup_ratio * schedule.steps)
     scheduler = "constant_with_warmup" if config.scheduler == "constant" and warmup else config.scheduler
     return {
@@ -68,8 +80,11 @@ def common_arguments(config: "TrainConfig", schedule: "Schedule", checkpoints: "
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": schedule.micro_batch,
-        "gradient_accumulation_steps": schedule.accumulation,
+        "per_device_train_batch_size": deal.micro_batch,
+        "gradient_accumulation_steps": deal.accumulation,
+        "ddp_backend": backend if processes > 1 or joined.config else None,
+        "ddp_find_unused_parameters": False,
+        "deepspeed": joined.config,
         "activation_checkpointing": False,
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
@@ -104,10 +119,14 @@ def train(
     identity = {
         "training": digest({"config": config.model_dump(mode="json"), "schedule": schedule.digest()}),
         "trainer": type(trainer).__name__,
-        "world_size": trainer.args.world_size,
+        "processes": trainer.args.world_size,
+        "zero": _zero(trainer),
     }
     trainer.remove_callback(PrinterCallback)
     trainer.follow(schedule, identity, _seconds_spent(checkpoint, identity))
+    watcher = next((item for item in trainer.callback_handler.callbacks if isinstance(item, Watcher)), None)
+    if watcher is not None and trainer.args.world_size > 1:
+        trainer.add_callback(Together(trainer, watcher))
     if checkpoint is not None:
         run.log(f"continuing from the checkpoint in {checkpoint.name}")
     with _imports_out_of_collection(), fitting_head(trainer.model):
@@ -133,9 +152,21 @@ def write_metrics(trainer: "PreparedTrainer", schedule: "Schedule", lengths: "In
 
 
 def training_summary(
-    trainer: "PreparedTrainer", config: "TrainConfig", schedule: "Schedule", metrics: pa.Table, rows: int
+    trainer: "PreparedTrainer",
+    config: "TrainConfig",
+    schedule: "Schedule",
+    metrics: pa.Table,
+    rows: int,
+    joined: "Joined",
 ) -> dict[str, Any]:
-    """Return what was in force, and how much was done: JSON data."""
+    """Return what was in force, and how much was done: JSON data.
+
+    Raises:
+        StageFailed: another ZeRO stage was in force than the one that was settled on.
+    """
+    if (ran := _zero(trainer)) != joined.zero:
+        raise StageFailed(f"the training should have run with ZeRO {joined.zero}, it ran with ZeRO {ran}")
+    in_bf16 = joined.config is not None and config.precision == "bf16"
     last = {name: metrics[name][-1].as_py() for name in ("loss", "tokens", "seconds")}
     return {
         "steps": schedule.steps,
@@ -143,14 +174,15 @@ def training_summary(
         "rows": rows,
         **last,
         "effective_batch": schedule.effective_batch,
-        "micro_batch": schedule.micro_batch,
-        "accumulation": schedule.accumulation,
+        "micro_batch": trainer.deal.micro_batch,
+        "accumulation": trainer.deal.accumulation,
         "batch_unit": schedule.batch_unit,
         "precision": config.precision,
-        "weights": "float32",
+        "weights": "bfloat16, with a float32 copy in the optimizer" if in_bf16 else "float32",
         "device": trainer.args.device.type,
-        "world_size": trainer.args.world_size,
-        "parameters": sum(weight.numel() for weight in trainer.model.parameters()),
+        **joined.summary(),
+        # Under ZeRO 3 a weight is empty wherever it is not computed with, and remembers its size.
+        "parameters": sum(getattr(weight, "ds_numel", weight.numel()) for weight in trainer.model.parameters()),
         "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
     }
 
@@ -165,14 +197,29 @@ def _imports_out_of_collection() -> "Iterator[None]":
         gc.unfreeze()
 
 
+def _zero(trainer: "PreparedTrainer") -> int:
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    return int(plugin.zero_stage) if plugin is not None else 0
+
+
 def _seconds_spent(checkpoint: "Path | None", identity: dict[str, Any]) -> float:
     if checkpoint is None:
         return 0.0
     theirs = json.loads((checkpoint / IDENTITY).read_text())
-    if theirs != identity:
+    if any(theirs.get(name) != identity[name] for name in ("training", "trainer")):
         raise StageFailed(
-            f"the checkpoint {checkpoint} is of another training ({theirs}, here {identity}): run on as many devices "
-            "as before, or delete the stage's checkpoints to start anew"
+            f"the checkpoint {checkpoint} is of another training ({theirs}, here {identity}): delete the stage's "
+            "checkpoints to start anew"
+        )
+    spread = {name: (theirs.get(name), identity[name]) for name in ("processes", "zero")}
+    # Without ZeRO each process has everything, and every step has the same rows however many share them out.
+    if spread["zero"] != (0, 0) and any(before != now for before, now in spread.values()):
+        raise StageFailed(
+            f"the checkpoint {checkpoint.name} was made by {theirs.get('processes')} processes with ZeRO "
+            f"{theirs.get('zero')}, and here are {identity['processes']} with ZeRO {identity['zero']}; the state that "
+            "ZeRO shares out among processes fits no other number of them. Either go on as it was made, with "
+            f"`distributed: {{processes: {theirs.get('processes')}, zero: {theirs.get('zero')}}}`, or delete the "
+            "stage's checkpoints (its folders attempts/*.resume in the store) to start from the beginning"
         )
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     return float(next((entry[SECONDS] for entry in reversed(history) if SECONDS in entry), 0.0))

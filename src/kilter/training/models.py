@@ -24,18 +24,24 @@ def warm_up() -> None:
     conversion_mapping.get_checkpoint_conversion_mapping("llama")
 
 
-def load_model(folder: "Path", device: str) -> "tuple[PreTrainedModel, torch.dtype]":
+def load_model(folder: "Path", device: str | None) -> "tuple[PreTrainedModel, torch.dtype]":
     """Load a causal language model with float32 weights; only safetensors are read, and no code that comes with it.
 
+    Where the processes of a training have settled on ZeRO 3, each of them loads its part.
+
+    Args:
+        folder: Where the model lies.
+        device: Where to put it; None leaves that to DeepSpeed.
+
     Returns:
-        The model on the device, and the type that its weights are stored in.
+        The model, and the type that its weights are stored in.
 
     Raises:
         StageFailed: weights are missing or do not fit the configuration.
     """
     stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
     model = _read(folder)
-    return model.to(device), stored
+    return model if device is None else model.to(device), stored
 
 
 def load_tokenizer(folder: "Path") -> "PreTrainedTokenizerBase":

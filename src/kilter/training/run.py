@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kilter.training.parallel import ALONE, Parallel
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -59,3 +61,5 @@ class TrainingRun:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     """A checkpoint is made at the first step boundary after this many seconds."""
     log: "Callable[[str], None]" = _log
+    parallel: Parallel = ALONE
+    """The processes that train together, and which of them this one is."""

@@ -6,9 +6,9 @@ from trl import SFTConfig as SftArguments
 
 from kilter.errors import StageFailed
 from kilter.training.collate import ConversationCollator
+from kilter.training.deepspeed import join, whole_model
 from kilter.training.loop import checkpoint_folder, common_arguments, train, training_summary, write_metrics
 from kilter.training.models import load_model, load_tokenizer, save_model
-from kilter.training.precision import device_name
 from kilter.training.rows import read_conversations
 from kilter.training.schedule import row_schedule
 from kilter.training.trainers.sft import PreparedSftTrainer
@@ -34,7 +34,7 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
         run: Whom to tell, when to stop, and where checkpoints go.
 
     Returns:
-        The summary: what was in force and how much was done.
+        The summary: what was in force and how much was done. Of several processes only the first has one, and writes.
 
     Raises:
         StageFailed: the data do not fit, a loss is not finite, or the written model is not the trained one.
@@ -44,12 +44,13 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
     schedule = row_schedule(
         rows.input_ids.lengths, config.epochs, config.batch_size, config.micro_batch_size, config.seed
     )
+    joined = join(run.parallel, model, config, schedule.dealt_to(run.parallel.place.processes))
     tokenizer = load_tokenizer(model)
-    policy, stored = load_model(model, device_name())
-    with checkpoint_folder(output) as checkpoints:
+    policy, stored = load_model(model, joined.loading_device)
+    with checkpoint_folder(output, joined.place) as checkpoints:
         checkpoint = run.resume.latest()
         arguments = SftArguments(
-            **common_arguments(config, schedule, checkpoints),
+            **common_arguments(config, schedule, checkpoints, joined),
             loss_type=_LOSS,
             max_length=None,
             packing=False,
@@ -60,9 +61,12 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
         train(trainer, config, schedule, checkpoint, run)
     if trainer.args.loss_type != _LOSS:
         raise StageFailed(f"SFTTrainer trained {trainer.args.loss_type}, not {_LOSS}")
+    trained = whole_model(trainer, joined)
+    if trained is None:
+        return {}
     metrics = write_metrics(trainer, schedule, rows.input_ids.lengths, output / "metrics.parquet")
-    summary = training_summary(trainer, config, schedule, metrics, len(rows))
-    save_model(trainer.accelerator.unwrap_model(trainer.model), stored, model, data, output / "model")
+    summary = training_summary(trainer, config, schedule, metrics, len(rows), joined)
+    save_model(trained, stored, model, data, output / "model")
     return {
         "trainer": "SFTTrainer",
         "loss_type": _LOSS,

@@ -1,0 +1,149 @@
+"""Joins the processes that train one model together, and puts together what ZeRO keeps apart."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from kilter.errors import StageFailed
+from kilter.training.parallel import Parallel, Place, deepspeed_config, smallest_zero
+from kilter.training.precision import device_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from kilter.plan.configs import TrainConfig
+    from kilter.training.parallel import Offload, Zero
+    from kilter.training.schedule import Deal
+    from kilter.training.trainers.prepared import PreparedTrainer
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The processes of one training, joined: what each of them does and keeps."""
+
+    place: Place
+    device: str
+    zero: "Zero" = 0
+    offload: "Offload" = "none"
+    config: dict[str, Any] | None = None
+    """DeepSpeed's configuration; None where DeepSpeed has no part in it."""
+    loading: HfDeepSpeedConfig | None = None
+    """While it is there, transformers loads models in parts, as ZeRO 3 wants them."""
+
+    @property
+    def keeps_parts(self) -> bool:
+        """No process has all weights (ZeRO 3)."""
+        return self.zero == 3
+
+    @property
+    def loading_device(self) -> str | None:
+        """Where to put a model that was read; None leaves that to DeepSpeed, which shrinks it first."""
+        return self.device if self.config is None else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is recorded: JSON data."""
+        return {
+            "processes": self.place.processes,
+            "zero": self.zero,
+            "offload": self.offload,
+            "deepspeed": self.config,
+        }
+
+
+def join(parallel: Parallel, model: Path, config: "TrainConfig", deal: "Deal") -> Joined:
+    """Join the other processes, if there are any, and settle which ZeRO stage it is to be.
+
+    Args:
+        parallel: What was asked for, and where this process stands.
+        model: Folder of the model to train.
+        config: Of the training.
+        deal: The schedule, dealt out to the processes.
+    """
+    device, place = device_name(), parallel.place
+    if not parallel.launched:
+        return Joined(place, device)
+    if device == "cuda":
+        torch.cuda.set_device(place.local_rank)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+    zero = _settled(parallel, model, config, device)
+    if zero == 0:
+        return Joined(place, device)
+    _join_deepspeed(device)
+    settings = deepspeed_config(
+        zero,
+        parallel.offload,
+        precision=config.precision,
+        micro_batch=deal.micro_batch,
+        accumulation=deal.accumulation,
+        max_grad_norm=config.max_grad_norm,
+        hidden_size=AutoConfig.from_pretrained(model, local_files_only=True).get_text_config().hidden_size,
+        device=device,
+    )
+    loading = HfDeepSpeedConfig(settings) if zero == 3 else None
+    return Joined(place, device, zero, parallel.offload, settings, loading)
+
+
+def whole_model(trainer: "PreparedTrainer", joined: Joined) -> "PreTrainedModel | None":
+    """Return the trained model with all its weights in the first process, None in the others.
+
+    All processes must ask for it. Loading a model is plain again afterwards.
+    """
+    unset_hf_deepspeed_config()
+    model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
+    if not joined.keeps_parts:
+        return model if joined.place.first else None
+    weights = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    if not joined.place.first:
+        return None
+    with torch.device("meta"):
+        whole: PreTrainedModel = type(model)(model.config)
+    whole.load_state_dict(weights, assign=True)
+    whole.tie_weights()
+    return whole
+
+
+def _settled(parallel: Parallel, model: Path, config: "TrainConfig", device: str) -> "Zero":
+    if parallel.zero != "auto":
+        return parallel.zero
+    if device == "cpu":
+        # One machine's memory holds all its processes, so that parts of a model in each of them save little.
+        return smallest_zero(0, 0, parallel.place.processes, config.precision, parallel.offload)
+    here = torch.cuda.get_device_properties(parallel.place.local_rank).total_memory
+    least = torch.tensor(here, dtype=torch.int64, device="cuda")
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return smallest_zero(parameters_in(model), int(least), parallel.place.processes, config.precision, parallel.offload)
+
+
+def parameters_in(model: Path) -> int:
+    """Return how many numbers the safetensors files of a model hold, without reading them.
+
+    Raises:
+        StageFailed: there are none.
+    """
+    count = 0
+    for file in sorted(model.glob("*.safetensors")):
+        with safe_open(file, "np") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                shape = weights.get_slice(name).get_shape()
+                count += int(torch.Size(shape).numel())
+    if not count:
+        raise StageFailed(f"{model} holds no safetensors weights")
+    return count
+
+
+def _join_deepspeed(device: str) -> None:
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    import deepspeed
+
+    if device == "cpu":
+        # DeepSpeed would compile an operation for shared memory at this point, for which machines may lack a compiler.
+        sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
