@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback
 
 from kilter.errors import Preempted, StageFailed
@@ -65,19 +66,33 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: "TrainingArguments", state: "TrainerState", _control: "TrainerControl", **_: Any) -> None:
         """Hand the checkpoint over; the training goes on while it is sent, unless it was told to stop.
 
+        Of several processes, which have all written parts of it, the first one does so; the others wait for its word.
+
         Raises:
             Preempted: the training was told to stop; the newest checkpoint is kept, or the message says that it is not.
         """
         step = state.global_step
-        self.run.resume.publish(Path(args.output_dir) / f"checkpoint-{step}", step)
+        if args.world_size > 1:
+            torch.distributed.barrier()
         self.saved_at = time.monotonic()
-        self.run.log(f"step {step} of {self.steps} was saved in {self.saved_at - self.save_began:.1f} s")
+        if state.is_world_process_zero:
+            self.run.resume.publish(Path(args.output_dir) / f"checkpoint-{step}", step)
+            self.run.log(f"step {step} of {self.steps} was saved in {self.saved_at - self.save_began:.1f} s")
         if not self.stopping:
             return
-        kept = self.run.resume.settle()
+        kept = _word_of_first(self.run.resume.settle() if state.is_world_process_zero else None, args)
         seconds = time.monotonic() - self.save_began
         told = f"told to stop after step {step} of {self.steps}"
         if kept == step:
             raise Preempted(f"{told}; its state was kept in {seconds:.1f} s, run it again to continue", step)
         last = "no checkpoint of this attempt is" if kept is None else f"the last one that is kept is of step {kept}"
         raise Preempted(f"{told}, but its state could not be kept ({last}; the log says why)", kept)
+
+
+def _word_of_first(step: int | None, args: "TrainingArguments") -> int | None:
+    """Return the first process's step in all of them."""
+    if args.world_size == 1:
+        return step
+    told = torch.tensor(-1 if step is None else step, device=args.device)
+    torch.distributed.broadcast(told, 0)
+    return None if told.item() < 0 else int(told.item())
