@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from kilter.data import demo
 from kilter.data.builtin import write_demo
+from kilter.data.mirror import Mirror
 from kilter.data.prepare import prepare
 from kilter.data.subsample import subsample_preference, subsample_sft
 from kilter.evaluation.runner import ModelUnderTest, evaluate_benchmark
@@ -125,7 +126,7 @@ class Recipe:
         for benchmark in self.study.benchmarks:
             config = EvaluateConfig(kind="benchmark", task=benchmark.task, precision="fp32")
             output = self.make(f"{model.parent.name}-{benchmark.task}")
-            evaluate_benchmark(loaded, config, self.folder / "data", 1234, output, Silent())
+            evaluate_benchmark(loaded, config, Mirror.at(self.folder / "data", output), 1234, output, Silent())
             table = pq.read_table(output / "samples.parquet").sort_by("doc_id")
             assert table.num_rows == demo.TEST_ITEMS
             values[benchmark.task] = table["value"].to_pylist()
