@@ -286,10 +286,11 @@ class _Expansion:
         label: str,
     ) -> Reference:
         config = SftConfig(size=size, **self._resolved(training, seed))
-        return self.graph.add("sft", config, {"model": model, "data": prepared}, label, self._checkpoints())
+        return self.graph.add("sft", config, {"model": model, "data": prepared}, label, self._hints(training))
 
-    def _checkpoints(self) -> dict[str, Any]:
-        return {"checkpoints": self.study.training.checkpoints.model_dump(mode="json")}
+    def _hints(self, training: "SftSettings") -> dict[str, Any]:
+        checkpoints = self.study.training.checkpoints.model_dump(mode="json")
+        return {"checkpoints": checkpoints, "distributed": training.distributed.model_dump(mode="json")}
 
     def _sft(self, source: _PlannedSource) -> Reference:
         data = self.study.data.sft
@@ -352,7 +353,7 @@ class _Expansion:
             **self._resolved(cell.training, seed),
         )
         name = "/".join(part for part in (scenario, cell.method, cell.variant, str(size), f"seed{seed}") if part)
-        aligned = self.graph.add("align", config, inputs, name, self._checkpoints())
+        aligned = self.graph.add("align", config, inputs, name, self._hints(cell.training))
         return self._planned(
             aligned,
             name=name,

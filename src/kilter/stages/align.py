@@ -15,19 +15,19 @@ LOGPROBS = "logprobs.parquet"
 
 def run(context: "StageContext") -> dict[str, Any]:
     """Align the input model and write it with its per-step and held-out metrics."""
-    from kilter.stages.training import training_run
-    from kilter.training.align import run_align
+    from kilter.stages.training import train
 
     holdout = _shards(context, "holdout")
-    return run_align(
-        model_folder(context),
-        context.fetch_role("data"),
-        _shards(context, "reference"),
-        _shards(context, "mismatched"),
-        holdout[0] if holdout else None,
+    return train(
+        context,
+        {
+            "model": model_folder(context),
+            "data": context.fetch_role("data"),
+            "reference": _shards(context, "reference"),
+            "mismatched": _shards(context, "mismatched"),
+            "holdout_reference": holdout[0] if holdout else None,
+        },
         context.config_as(AlignConfig),
-        context.output,
-        training_run(context),
     )
 
 

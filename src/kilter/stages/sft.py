@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 
 def run(context: "StageContext") -> dict[str, Any]:
     """Fine-tune the input model and write it with its per-step metrics."""
-    from kilter.stages.training import training_run
-    from kilter.training.sft import run_sft
+    from kilter.stages.training import train
 
-    data = context.fetch_role("data")
-    return run_sft(model_folder(context), data, context.config_as(SftConfig), context.output, training_run(context))
+    inputs = {"data": context.fetch_role("data"), "model": model_folder(context)}
+    return train(context, {**inputs}, context.config_as(SftConfig))

@@ -284,6 +284,11 @@ def _check_settings(path: FieldPath, settings: SftSettings) -> "Iterator[Complai
     if micro is not None and settings.batch_size % micro:
         reason = f"batch_size ({settings.batch_size}) is not a multiple of micro_batch_size ({micro})"
         yield Complaint((*path, "micro_batch_size"), reason, "write a divisor of batch_size, or leave it out")
+    distributed = settings.distributed
+    needed = {"none": 0, "optimizer": 1, "parameters": 3}[distributed.offload]
+    if distributed.zero != "auto" and distributed.zero < needed:
+        reason = f"offload `{distributed.offload}` needs ZeRO {needed}{'' if needed == 3 else ' or more'}"
+        yield Complaint((*path, "distributed", "zero"), reason, f"write {needed}, or leave it out")
     prompt = settings.max_prompt_length if isinstance(settings, AlignSettings) else None
     if prompt is not None and prompt >= settings.max_length:
         reason = f"max_prompt_length ({prompt}) leaves no room for an answer within max_length ({settings.max_length})"

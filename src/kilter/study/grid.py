@@ -65,8 +65,11 @@ def cells_of(choice: MethodChoice, align: AlignSettings) -> tuple[MethodCell, ..
 
 
 def settings_of(cell: MethodCell) -> dict[str, Any]:
-    """Return everything that sets cells of a method apart, by name; training settings after hyperparameters."""
-    return {**cell.hyperparameters, **cell.training.model_dump()}
+    """Return everything that sets cells of a method apart, by name; training settings after hyperparameters.
+
+    How many processes train together is not among them, since it changes no result.
+    """
+    return {**cell.hyperparameters, **cell.training.model_dump(exclude={"distributed"})}
 
 
 def identity_of(cell: MethodCell) -> bytes:

@@ -62,6 +62,18 @@ class Pretraining(Model):
     """Share of the steps in which the learning rate rises."""
 
 
+class Distributed(Model):
+    """The processes that train one model together. Not part of any key: results differ by rounding at most."""
+
+    processes: PositiveInt | Literal["auto"] = "auto"
+    """Processes, one a device; `auto` is as many as there are GPUs, and one on a CPU. An external launcher wins."""
+    zero: Literal["auto", 0, 1, 2, 3] = "auto"
+    """The ZeRO stage: 0 keeps everything in each process, 1 shares out the optimizer's state, 2 also the gradients,
+    3 also the weights; `auto` is the smallest that fits the devices' memory."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept in the machine's memory instead of the device's: slow, and fits more. `parameters` needs ZeRO 3."""
+
+
 class SftSettings(Model):
     """Supervised fine-tuning. Defaults: Zephyr's SFT recipe (alignment-handbook, zephyr-7b-sft-full)."""
 
@@ -87,6 +99,8 @@ class SftSettings(Model):
     """bf16 where the device has it, fp32 otherwise."""
     max_truncated: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Largest share of rows that may be truncated before `prepare` fails."""
+    distributed: Distributed = Distributed()
+    """The processes that train one model together; part of no key."""
 
 
 class AlignSettings(SftSettings):
@@ -305,5 +319,15 @@ class Study(Model):
     """A YAML file with rows and shapes of sources that are not at hand, beside the one that Kilter ships."""
 
     def question(self) -> dict[str, Any]:
-        """Return the study as JSON data without what changes no result: its store and its checkpoints."""
-        return self.model_dump(mode="json", exclude={"store": True, "training": {"checkpoints"}})
+        """Return the study as JSON data without what changes no result: its store, its checkpoints, its processes."""
+        settings = {"distributed"}
+        made = {"init": {"sft": {"training": settings}}}
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "store": True,
+                "training": {"checkpoints": True, "sft": settings, "align": settings},
+                "models": {"base": made, "instruct": made},
+                "methods": {"__all__": {"training": settings}},
+            },
+        )

@@ -15,6 +15,7 @@ from kilter.canonical import digest
 from kilter.data.schemas import STEP_METRICS
 from kilter.errors import StageFailed
 from kilter.training.deepspeed import Joined
+from kilter.training.jobs import CHECKPOINTS
 from kilter.training.parallel import Place
 from kilter.training.precision import device_name
 from kilter.training.scoring import fitting_head
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from kilter.training.schedule import Indices, Schedule
     from kilter.training.trainers.prepared import PreparedTrainer
 
-_CHECKPOINTS = ".checkpoints"
+
 _METRICS = {
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -50,7 +51,7 @@ def checkpoint_folder(output: "Path", place: Place) -> "Iterator[Path]":
 
     All processes write into it, and the first one takes it away.
     """
-    folder = output / _CHECKPOINTS
+    folder = output / CHECKPOINTS
     try:
         yield folder
     finally:

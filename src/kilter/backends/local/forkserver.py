@@ -4,7 +4,6 @@ Importing torch, transformers and trl takes 5 to 10 seconds; forking takes milli
 operation and starts no thread before it forks, so that a child begins as clean as a fresh process.
 """
 
-import ctypes
 import gc
 import importlib
 import json
@@ -15,17 +14,9 @@ import socket
 import sys
 from contextlib import suppress
 
-_PR_SET_PDEATHSIG = 1
+from kilter.processes import die_with_parent
+
 _MESSAGE_BYTES = 1 << 20
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends (Linux; elsewhere nothing is asked)."""
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the kernel was asked
-        os._exit(1)
 
 
 def serve(connection: socket.socket, modules: "list[str]") -> None:
