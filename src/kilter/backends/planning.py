@@ -1,6 +1,6 @@
 """Makes the plan of a study on this machine: finds out what the study's sources are, then expands it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kilter.plan.graph import Plan
     from kilter.plan.sources import ResolvedSource, SourceName
     from kilter.store.store import Store
+    from kilter.study.facts import Facts
     from kilter.study.specification import Study
 
 
@@ -34,6 +35,26 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
 
     Raises:
         WrongInput: a source or a benchmark does not exist, or a scenario lacks its model.
+    """
+    return plan_with_sources(study, folder, store, online=online).plan
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """A plan with what it was made from."""
+
+    plan: "Plan"
+    sources: "Mapping[SourceName, ResolvedSource]"
+    facts: "Facts"
+
+
+def plan_with_sources(
+    study: "Study", folder: "Path", store: "Store | None" = None, *, online: bool = True
+) -> PlannedStudy:
+    """Return the plan of a study with its resolved sources and the facts that were read for it.
+
+    Raises:
+        WrongInput: as `plan_study`.
     """
     from kilter.data.decontaminate import benchmark_list_digest
     from kilter.data.templates import resolve_template
@@ -57,7 +78,7 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
     plan = expand(study, surroundings)
     if store is not None:
         _check_sizes(study, plan, store)
-    return plan
+    return PlannedStudy(plan, sources, facts)
 
 
 def _check_benchmarks(study: "Study", *, online: bool) -> None:

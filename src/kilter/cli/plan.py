@@ -1,21 +1,30 @@
 """`kilter plan`: shows what a study needs before anything runs."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kilter.cli.arguments import AsJson, StoreUri, StudyPath, read_study
 from kilter.cli.console import print_json, print_note
+from kilter.errors import WrongInput
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from kilter.backends.planning import PlannedStudy
+    from kilter.plan.estimates.cost import Price
+    from kilter.plan.estimates.estimate import PlanEstimate
     from kilter.plan.graph import Plan, Reference
+    from kilter.store.store import Store
+
+MOST_GPUS = 8
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command(name="plan", epilog="Example: kilter plan studies/insights.yaml")(plan)
+    app.command(name="plan", epilog="Example: kilter plan studies/insights.yaml --gpu h100-80gb")(plan)
 
 
 def plan(
@@ -25,35 +34,114 @@ def plan(
     all_stages: Annotated[
         bool, typer.Option("--all", help="List every stage instead of one line a kind and model.")
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="KIND",
+            help="Estimate memory, time, GPU-hours and bytes on this kind of machine, such as h100-80gb, or cpu.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, help="The most GPUs that one stage may have; with --gpu.")
+    ] = MOST_GPUS,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            "--prices",
+            help="YAML with `currency` and a price per GPU-hour for each kind; adds the cost. With --gpu.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Show the deduplicated stages of a study: what will run, what the store has already, and what cells share."""
-    from kilter.backends.planning import plan_study
+    """Show the deduplicated stages of a study: what will run, what the store has already, and what cells share.
+
+    With --gpu also what it will take, before it runs. A stage that fits no allowed resource is an error.
+    """
+    from kilter.backends.planning import plan_with_sources
     from kilter.errors import StoreError
     from kilter.store.store import Store
 
+    if gpu is None and prices is not None:
+        raise WrongInput("--prices needs --gpu: which kind of GPU is it that will run the study?")
     opened = read_study(study, store)
+    opened_store: Store | None = None
     try:
-        opened_store: Store | None = Store.open(opened.store_uri)
-        plan = plan_study(opened.study, opened.folder, opened_store)
-        done = opened_store.existing(plan.nodes) if opened_store else set()
+        opened_store = Store.open(opened.store_uri)
+        planned = plan_with_sources(opened.study, opened.folder, opened_store)
+        done = opened_store.existing(planned.plan.nodes)
     except StoreError as error:
         print_note(f"note: the store cannot be read, so every stage counts as still to do ({error})")
-        plan, done = plan_study(opened.study, opened.folder), set()
+        opened_store = None
+        planned, done = plan_with_sources(opened.study, opened.folder), set()
+    estimated = None if gpu is None else _estimated(planned, opened_store, done, gpu, gpus, prices)
     if as_json:
-        print_json(plan_data(plan, done))
+        data = plan_data(planned.plan, done)
+        if estimated is not None:
+            from kilter.cli.estimates import estimate_data
+
+            data["estimates"] = estimate_data(*estimated)
+        print_json(data)
         return
     from rich.console import Console
 
     console = Console()
-    console.print(_stage_table(plan, done) if all_stages else _summary_table(plan, done))
+    if estimated is None:
+        console.print(_stage_table(planned.plan, done) if all_stages else _summary_table(planned.plan, done))
+    else:
+        _print_estimates(console, *estimated, all_stages=all_stages)
     from kilter.plan.expand import stages_without_sharing
 
-    plain = stages_without_sharing(plan)
-    missing = len(plan.nodes) - len(done)
-    console.print(f"{len(plan.nodes)} stages: {missing} to run, {len(done)} in the store.")
+    plain = stages_without_sharing(planned.plan)
+    missing = len(planned.plan.nodes) - len(done)
+    console.print(f"{len(planned.plan.nodes)} stages: {missing} to run, {len(done)} in the store.")
     console.print(f"Without sharing, the grid would take {plain}.")
-    for warning in plan.warnings:
+    for warning in planned.plan.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _estimated(
+    planned: "PlannedStudy", store: "Store | None", done: "set[Reference]", gpu: str, gpus: int, prices: Path | None
+) -> "tuple[PlanEstimate, Price | None]":
+    """Estimate what is still to run.
+
+    Raises:
+        WrongInput: there is no such machine, the prices cannot be used, or a stage fits no allowed resource.
+    """
+    from kilter.backends.estimating import gather_known
+    from kilter.cli.estimates import refuse_misfits
+    from kilter.plan.estimates.estimate import estimate_plan
+    from kilter.plan.estimates.hardware import machine_named
+
+    machine = machine_named(gpu)
+    price = _price(prices, gpu)
+    known = gather_known(planned.plan, planned.sources.values(), planned.facts, store, done)
+    estimate = estimate_plan(planned.plan, known, machine, gpus if machine.is_gpu else 1, done, price)
+    refuse_misfits(estimate, gpus)
+    return estimate, price
+
+
+def _price(path: Path | None, gpu: str) -> "Price | None":
+    if path is None:
+        return None
+    from kilter.plan.estimates.cost import price_of
+    from kilter.plan.estimates.hardware import machine_named
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WrongInput(f"the price file cannot be read: {error}") from error
+    return price_of(text, machine_named(gpu), str(path))
+
+
+def _print_estimates(console: "Console", estimate: "PlanEstimate", price: "Price | None", *, all_stages: bool) -> None:
+    from kilter.cli.estimates import kinds_table, notes, stages_table
+
+    if all_stages:
+        console.print(stages_table(estimate, price))
+    console.print(kinds_table(estimate, price))
+    for note in notes(estimate, price):
+        console.print(note, markup=False, highlight=False)
 
 
 def plan_data(plan: "Plan", done: "set[Reference]") -> dict[str, Any]:

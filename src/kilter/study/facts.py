@@ -1,10 +1,10 @@
-"""Dated facts about sources that are not at hand: rows of data sets and shapes of models, for plans made offline."""
+"""Dated facts about sources that are not at hand: rows of data sets, shapes of models, sizes of benchmarks."""
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from kilter.model import Model
 from kilter.study.document import read_document
@@ -38,6 +38,14 @@ class ModelFacts(Model):
     """Width of the feed-forward layer."""
     vocabulary: PositiveInt | None = None
     """Rows of the embedding."""
+    head_size: PositiveInt | None = None
+    """Width of a head; by default hidden_size over heads."""
+    tied: bool | None = None
+    """Whether the output layer is the embedding."""
+    attention_bias: bool = False
+    """Whether queries, keys and values have biases."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What the weights are stored in."""
 
 
 class DataFacts(Model):
@@ -49,15 +57,45 @@ class DataFacts(Model):
     """Where it was read."""
     rows: dict[str, NonNegativeInt]
     """Rows by split."""
+    mean_tokens: dict[Literal["prompt", "chosen", "rejected", "conversation"], PositiveFloat] | None = None
+    """Mean tokens of each part of a row: of pairs all of the first three, of conversations the last. `origin` says with
+    which tokenizer they were counted."""
+
+
+class BenchmarkFacts(Model):
+    """What a benchmark asks of a model, all of its tasks together."""
+
+    recorded: date
+    """When this was written down."""
+    origin: str
+    """Where it was counted or read."""
+    documents: PositiveInt
+    """Questions."""
+    tasks: PositiveInt = 1
+    """Tasks among which the questions are spread; `limit` holds for each."""
+    passes: PositiveFloat = 1.0
+    """Texts that the model reads for each question: one a choice, or one if choices are single tokens."""
+    characters: PositiveFloat
+    """Mean characters of such a text, without worked examples."""
+    longest_characters: PositiveInt | None = None
+    """Of the longest text."""
+    examples: NonNegativeInt = 0
+    """Worked examples where the study does not say how many."""
+    example_characters: NonNegativeInt = 0
+    """Mean characters of a worked example."""
+    new_tokens: PositiveInt | None = None
+    """The most that the model may write; absent where it only scores."""
 
 
 class Facts(Model):
-    """What is known about models and data sets, by their hub id or address."""
+    """What is known about models, data sets and benchmarks, by their hub id, address or task."""
 
     models: dict[str, ModelFacts] = Field(default_factory=dict)
     """Models by source."""
     data: dict[str, DataFacts] = Field(default_factory=dict)
     """Data sets by source."""
+    benchmarks: dict[str, BenchmarkFacts] = Field(default_factory=dict)
+    """Benchmarks by task."""
 
     def rows(self, source: str) -> "Mapping[str, int]":
         """Return the known rows of a data set by split; empty where nothing is known."""
@@ -70,7 +108,11 @@ class Facts(Model):
 
     def overridden_by(self, other: "Facts") -> "Facts":
         """Return these facts with another's entries in place of those about the same source."""
-        return Facts(models={**self.models, **other.models}, data={**self.data, **other.data})
+        return Facts(
+            models={**self.models, **other.models},
+            data={**self.data, **other.data},
+            benchmarks={**self.benchmarks, **other.benchmarks},
+        )
 
 
 def load_facts(own: Path | None = None) -> Facts:

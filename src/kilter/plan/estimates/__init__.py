@@ -1,0 +1,1 @@
+"""What a plan will take before it runs: memory, GPUs, time, bytes and money. Pure, and without torch."""
