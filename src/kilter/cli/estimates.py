@@ -22,9 +22,9 @@ _MOST_NAMED = 3
 _RECOMPUTES = "*"
 _OFFLOAD_MARKS = {"none": "", "optimizer": "†", "parameters": "‡"}
 _MARKS = {
-    _RECOMPUTES: "activations are computed again in the backward pass",
-    "†": "the optimizer's states lie in the host's memory",
-    "‡": "weights and the optimizer's states lie in the host's memory",
+    _RECOMPUTES: "only with activation checkpointing, which trainers do not switch on by themselves yet",
+    "†": "with the optimizer's states in the host's memory (`distributed: {offload: optimizer}` in the study)",
+    "‡": "with all states in the host's memory (`distributed: {offload: parameters}` in the study)",
 }
 
 
@@ -40,16 +40,15 @@ def refuse_misfits(estimate: "PlanEstimate", most: int) -> None:
     if not by_kind:
         return
     machine = estimate.machine
-    allowed = f"up to {most} {machine.name}" if most > 1 else f"one {machine.name}"
-    usable = _size(machine.usable_bytes or 0)
+    usable = f"{machine.name} has {_size(machine.usable_bytes or 0)} for it"
     lines = []
     for stage, misfits in by_kind.items():
         first = misfits[0]
         more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        remedies = "; ".join(first.remedies) or "nothing in the table does"
+        needs = "asks for more GPUs" if first.memory is None else f"needs {_size(first.memory.total)} on each GPU"
         lines.append(
-            f"{stage} {first.label}{more}: needs {_size(first.memory.total)} on each GPU at the least, and "
-            f"{allowed} give {usable}. What would fit: {remedies}"
+            f"{stage} {first.label}{more}: {needs} at the least; {usable}, and a stage may have {most}. "
+            f"What would fit: {'; '.join(first.remedies) or 'nothing in the table'}"
         )
     raise WrongInput("\n".join(lines))
 

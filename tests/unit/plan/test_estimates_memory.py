@@ -167,7 +167,7 @@ batches = st.builds(Batch, sequences=st.integers(1, 32), longest=st.integers(16,
 
 
 @given(shape=shapes, recipe=recipes, batch=batches, zero=st.integers(1, 3), gpus=st.sampled_from([2, 4, 8, 32]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_more_gpus_never_need_more_on_each(
     shape: ModelShape, recipe: Recipe, batch: Batch, zero: int, gpus: int
 ) -> None:
@@ -177,7 +177,7 @@ def test_more_gpus_never_need_more_on_each(
 
 
 @given(shape=shapes, recipe=recipes, batch=batches, gpus=st.sampled_from([2, 4, 8]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_stage_of_zero_holds_no_more_states_than_the_one_below(
     shape: ModelShape, recipe: Recipe, batch: Batch, gpus: int
 ) -> None:
@@ -191,7 +191,7 @@ def test_every_stage_of_zero_holds_no_more_states_than_the_one_below(
 
 
 @given(shape=shapes, recipe=recipes, batch=batches, longer=st.integers(1, 4096), checkpointing=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_longer_sequences_and_larger_batches_never_need_less(
     shape: ModelShape, recipe: Recipe, batch: Batch, longer: int, checkpointing: bool
 ) -> None:
@@ -204,7 +204,7 @@ def test_longer_sequences_and_larger_batches_never_need_less(
 
 
 @given(shape=shapes, recipe=recipes, batch=batches)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_recomputing_packing_and_tiles_never_need_more_than_doing_without(
     shape: ModelShape, recipe: Recipe, batch: Batch
 ) -> None:

@@ -18,7 +18,7 @@ from kilter.plan.configs import (
 from kilter.plan.estimates import storage
 from kilter.plan.estimates.amounts import Amount, Total, product, total
 from kilter.plan.estimates.cost import cost_of
-from kilter.plan.estimates.fitting import Fit, Scoring, Training, remedies, smallest_fit
+from kilter.plan.estimates.fitting import Allowed, Fit, Scoring, Training, candidates, remedies, smallest_fit
 from kilter.plan.estimates.known import Lengths, Rows
 from kilter.plan.estimates.memory import BYTES, Batch, Memory, Parallelism, Recipe
 from kilter.plan.estimates.shapes import ModelShape, shape_of_architecture
@@ -41,8 +41,6 @@ _ADAPTER_TRAINING = 2
 _REFERENCE_TOKENS = 65536
 """Padded tokens of a batch of reference scoring on a GPU."""
 _ANSWERED_AT_ONCE = 64
-_MATERIALISED = frozenset({"cpo", "simpo", "cpo-simpo", "alphapo", "orpo"})
-"""Methods whose trainer holds logits of the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Misfit:
 
     stage: str
     label: str
-    memory: Memory
-    """What the most sparing parallelism that is allowed would need on each GPU."""
+    memory: Memory | None
+    """What the most sparing parallelism that is allowed would need on each GPU; None where none is allowed."""
     remedies: tuple[str, ...]
 
 
@@ -281,7 +279,7 @@ class _Estimator:
         rows = self._rows_of(data)
         pairs = _limited(rows.train, config.size)
         work = None
-        recipe = recipe_of(config, fused_head=config.method not in _MATERIALISED)
+        recipe = recipe_of(config)
         longest, bounded = self._longest(data)
         fit = self._fit(reference, node, _training(shape, recipe, 2, config, longest))
         if shape is not None and pairs is not None:
@@ -493,21 +491,22 @@ class _Estimator:
     ) -> Fit | None:
         if work is None:
             return None
-        most = self.most if most is None else most
-        question = (work, most)
+        allowed = _allowed(node, self.most if most is None else most)
+        question = (work, allowed)
         if question not in self._fits:
-            self._fits[question] = smallest_fit(work, self.machine, most)
+            self._fits[question] = smallest_fit(work, self.machine, allowed)
         fit = self._fits[question]
         if fit is None:
-            self._note_misfit(reference, node, work, most)
+            self._note_misfit(reference, node, work, allowed)
         return fit
 
-    def _note_misfit(self, reference: "Reference", node: "Node", work: Training | Scoring, most: int) -> None:
+    def _note_misfit(self, reference: "Reference", node: "Node", work: Training | Scoring, allowed: Allowed) -> None:
         alike = next((each for each in self.misfits.values() if each.stage == node.stage), None)
-        sparing = work.memory(Parallelism(most, 3, "parameters", checkpointing=True))
+        needs = [work.memory(each) for each in candidates(work, allowed)]
         # One search for a kind: its stages differ in data, seldom in what they need.
-        suggested = alike.remedies if alike else remedies(work, self.machine, most)
-        self.misfits[reference] = Misfit(node.stage, node.label, sparing, suggested)
+        suggested = alike.remedies if alike else remedies(work, self.machine, allowed)
+        least = min(needs, key=lambda memory: memory.total, default=None)
+        self.misfits[reference] = Misfit(node.stage, node.label, least, suggested)
 
     def _estimated(
         self,
@@ -532,9 +531,21 @@ class _Estimator:
         )
 
 
-def recipe_of(config: TrainConfig, *, fused_head: bool = True) -> Recipe:
-    """Return how a training holds its model today: weights in 32 bits, cast as they are used, padded batches."""
-    return Recipe(weights="fp32", compute=config.precision, fused_head=fused_head)
+def recipe_of(config: TrainConfig) -> Recipe:
+    """Return how a training holds its model: weights in 32 bits, cast as they are used; packed; on a fused head."""
+    return Recipe(weights="fp32", compute=config.precision, packed=True, fused_head=True)
+
+
+def _allowed(node: "Node", most: int) -> Allowed:
+    """What the study leaves open: `auto` is free, and no offloading is what it says unless nothing else fits."""
+    asked = node.hints.get("distributed") or {}
+    processes, zero, offload = (asked.get(name) for name in ("processes", "zero", "offload"))
+    return Allowed(
+        most,
+        processes if isinstance(processes, int) else None,
+        zero if zero in (0, 1, 2, 3) else None,
+        offload if offload in ("optimizer", "parameters") else None,
+    )
 
 
 def _training(

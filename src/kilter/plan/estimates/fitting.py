@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kilter.plan.estimates.hardware import CPU, hardware, machine_named
-from kilter.plan.estimates.memory import Batch, Memory, Parallelism, Zero, scoring_memory, training_memory
+from kilter.plan.estimates.memory import Batch, Memory, Offload, Parallelism, Zero, scoring_memory, training_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Training:
     batch_size: int
     """Rows of an optimizer step over all devices."""
     longest: int
-    """Tokens."""
+    """Tokens of the longest sequence, prompt and answer."""
 
     def batch(self, gpus: int) -> Batch:
         """Return one device's forward pass."""
@@ -39,8 +39,15 @@ class Training:
         return Batch(rows * self.sequences_per_row, self.longest)
 
     def memory(self, parallelism: Parallelism) -> Memory:
-        """Return the peak on each GPU."""
-        return training_memory(self.shape, self.recipe, self.batch(parallelism.gpus), parallelism)
+        """Return the peak on each GPU.
+
+        DeepSpeed holds weights in what is computed in, with 32-bit copies in the optimizer; without it they are in
+        32 bits and cast as they are used.
+        """
+        recipe = self.recipe
+        if parallelism.zero and recipe.adapter_rank is None:
+            recipe = replace(recipe, weights=recipe.compute)
+        return training_memory(self.shape, recipe, self.batch(parallelism.gpus), parallelism)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,18 @@ class Scoring:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What a stage may use. None leaves the choice open."""
+
+    most: int
+    """GPUs."""
+    processes: int | None = None
+    """The number of GPUs that the study asks for."""
+    zero: Zero | None = None
+    offload: Offload | None = None
+
+
+@dataclass(frozen=True)
 class Fit:
     """A parallelism with the memory that it needs."""
 
@@ -64,35 +83,48 @@ class Fit:
     memory: Memory
 
 
-def smallest_fit(work: Training | Scoring, machine: "Machine", most: int) -> Fit | None:
+def smallest_fit(work: Training | Scoring, machine: "Machine", allowed: Allowed) -> Fit | None:
     """Return the first parallelism that fits: fewest GPUs, then kept activations, then the lowest ZeRO stage.
 
-    Offloading to the host is slow, so it is tried only where up to `most` GPUs do not do without; first of the
-    optimizer's states, then of the weights. None where nothing fits.
+    Offloading to the host is slow, so it is tried only where no number of GPUs does without; first of the optimizer's
+    states, then of the weights. None where nothing fits.
     """
     usable = machine.usable_bytes
-    for parallelism in _candidates(work, most):
+    for parallelism in candidates(work, allowed):
         memory = work.memory(parallelism)
         if usable is None or memory.total <= usable:
             return Fit(parallelism, memory)
     return None
 
 
-def _candidates(work: Training | Scoring, most: int) -> "Iterator[Parallelism]":
+def candidates(work: Training | Scoring, allowed: Allowed) -> "Iterator[Parallelism]":
+    """Yield every parallelism that is allowed, the one to prefer first."""
     if isinstance(work, Scoring):
         yield Parallelism()
         return
-    counts = [count for count in _powers_of_two(most) if work.batch_size % count == 0]
-    for gpus in counts:
-        stages: tuple[Zero, ...] = (0,) if gpus == 1 else (0, 1, 2, 3)
-        for checkpointing in (False, True):
-            for zero in stages:
-                yield Parallelism(gpus, zero, "none", checkpointing)
-    for offload, stages in (("optimizer", (2, 3)), ("parameters", (3,))):
+    counts = _counts(work, allowed)
+    for offload in _OFFLOADS if allowed.offload is None else (allowed.offload,):
         for gpus in counts:
             for checkpointing in (False, True):
-                for zero in stages:
-                    yield Parallelism(gpus, zero, offload, checkpointing)  # type: ignore[arg-type]
+                for zero in _stages(gpus, offload, allowed.zero):
+                    yield Parallelism(gpus, zero, offload, checkpointing)
+
+
+_OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "parameters")
+
+
+def _stages(gpus: int, offload: Offload, asked: Zero | None) -> tuple[Zero, ...]:
+    if offload == "none":
+        free: tuple[Zero, ...] = (0,) if gpus == 1 else (0, 1, 2, 3)
+        return free if asked is None else (asked,)
+    able: tuple[Zero, ...] = (2, 3) if offload == "optimizer" else (3,)
+    return tuple(zero for zero in able if asked in (None, zero))
+
+
+def _counts(work: Training, allowed: Allowed) -> list[int]:
+    if allowed.processes is not None:
+        return [allowed.processes] if allowed.processes <= allowed.most else []
+    return [count for count in _powers_of_two(allowed.most) if work.batch_size % count == 0]
 
 
 def _powers_of_two(most: int) -> list[int]:
@@ -100,33 +132,38 @@ def _powers_of_two(most: int) -> list[int]:
     return counts if most in counts else [*counts, most]
 
 
-def remedies(work: Training | Scoring, machine: "Machine", most: int) -> tuple[str, ...]:
+def remedies(work: Training | Scoring, machine: "Machine", allowed: Allowed) -> tuple[str, ...]:
     """Return what would fit where nothing does, each change alone: more GPUs, another kind, less at once, LoRA."""
     found: list[str] = []
     if isinstance(work, Training):
-        more = smallest_fit(work, machine, MOST_GPUS)
-        if more is not None and more.parallelism.gpus > most:
+        more = smallest_fit(work, machine, replace(allowed, most=MOST_GPUS))
+        if more is not None and more.parallelism.gpus > allowed.most:
             found.append(f"--gpus {more.parallelism.gpus}")
     others = [name for name in hardware().machines if name != CPU]
-    larger = [name for name in others if smallest_fit(work, machine_named(name), most) is not None]
+    larger = [name for name in others if smallest_fit(work, machine_named(name), allowed) is not None]
     if larger:
         found.append(f"--gpu {' or '.join(larger)}")
     if isinstance(work, Training):
-        found.extend(_smaller(work, machine, most))
+        found.extend(_smaller(work, machine, allowed))
+        free = Allowed(allowed.most)
+        if allowed != free and smallest_fit(work, machine, free) is not None:
+            found.append("`distributed` left to `auto`")
     return tuple(found)
 
 
-def _smaller(work: Training, machine: "Machine", most: int) -> "Iterator[str]":
+def _smaller(work: Training, machine: "Machine", allowed: Allowed) -> "Iterator[str]":
     micro = work.micro_batch // 2
-    while micro and smallest_fit(replace(work, micro_batch=micro), machine, most) is None:
+    while micro and smallest_fit(replace(work, micro_batch=micro), machine, allowed) is None:
         micro //= 2
     if micro:
         yield f"micro_batch_size {micro}"
     length = work.longest // 2
-    while length >= SHORTEST and smallest_fit(replace(work, longest=length), machine, most) is None:
+    while length >= SHORTEST and smallest_fit(replace(work, longest=length), machine, allowed) is None:
         length //= 2
     if length >= SHORTEST:
         yield f"max_length {length}"
-    adapter = replace(work.recipe, adapter_rank=SUGGESTED_RANK)
-    if work.recipe.adapter_rank is None and smallest_fit(replace(work, recipe=adapter), machine, most) is not None:
-        yield f"LoRA (rank {SUGGESTED_RANK})"
+    if work.recipe.adapter_rank is None:
+        # The frozen weights of an adapter's base are held in what is computed in.
+        adapter = replace(work.recipe, adapter_rank=SUGGESTED_RANK, weights=work.recipe.compute)
+        if smallest_fit(replace(work, recipe=adapter), machine, allowed) is not None:
+            yield f"LoRA (rank {SUGGESTED_RANK})"
