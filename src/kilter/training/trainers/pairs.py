@@ -58,7 +58,7 @@ class PairTrainer(PreparedTrainer):
         tokens = 0 if self.idle else self.count_chosen_tokens(inputs)
         self.token_share = tokens * self.step_batches / self.step_tokens
         self.pairs_done.append(pairs)
-        loss = self.weighted(super().compute_loss(model, inputs, *args, **kwargs))
+        loss = self.weighted(super().compute_loss(self.forward_of(model), inputs, *args, **kwargs))
         if not self.first_loss_checked:
             # An idle process checks as well: under ZeRO 3 every forward pass needs all processes.
             self._check_first_loss(inputs, float(loss.detach()))

@@ -12,6 +12,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from kilter.training.packing import PackedForward, can_pack, with_packing
 from kilter.training.trainers.watcher import SECONDS
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
     identity: dict[str, Any]
     earlier_seconds: float
     started: float
+    packed: bool = False
+    """Whether forward passes leave the padding out."""
     step_rows: "Indices"
     """The rows of the step at hand, over all processes."""
     step_slots: int
@@ -66,6 +69,14 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
         self.identity = identity
         self.earlier_seconds = earlier_seconds
         self.started = time.monotonic()
+        inner = self.accelerator.unwrap_model(self.model)
+        self.packed = can_pack(inner)
+        if self.packed:
+            with_packing(inner)
+
+    def forward_of(self, model: Any) -> Any:
+        """Return what is called as the model: the model without padding, where its attention allows that."""
+        return PackedForward(model) if self.packed else model
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's micro-batches of the schedule, in its order; an idle slot gets the step's first row."""

@@ -40,9 +40,9 @@ class PreparedSftTrainer(PreparedTrainer, SFTTrainer):  # type: ignore[misc]
         # The first token has no position before it that could predict it.
         self.learnt = np.array([masks[row][1:].sum() for row in range(len(masks))], dtype=np.int64)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss; an idle slot's counts nothing."""
-        loss = super().compute_loss(*args, **kwargs)
+        loss = super().compute_loss(self.forward_of(model), *args, **kwargs)
         return loss * 0 if self.idle else loss
 
     def _get_num_items_in_batch(self, _batches: "list[Batch]", device: "torch.device") -> "torch.Tensor":
