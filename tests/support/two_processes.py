@@ -3,12 +3,15 @@
     torchrun --standalone --nproc-per-node 2 two_processes.py FOLDER [CASE ...]
 
 FOLDER holds the world of `tiny_training.make_world`; a case is METHOD-zeroSTAGE, its results go to FOLDER/out/CASE.
+METHOD-zeroSTAGE-stopSTEP is stopped after a step, and its checkpoint goes to FOLDER/checkpoints/CASE.
 """
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +41,10 @@ def spread(run: Any, zero: Any, offload: Any = "none") -> Any:
     """Return the run, by this process and those beside it."""
     place = place_from(os.environ)
     assert place is not None
-    # A process trains once; here it trains often, and accelerate remembers.
-    AcceleratorState._reset_state()
+    # A process trains once; here it trains often, and accelerate and transformers remember.
+    AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
     return replace(run, parallel=Parallel(place, launched=True, zero=zero, offload=offload))
 
 
@@ -50,10 +54,16 @@ def main() -> None:
     folder = Path(sys.argv[1])
     world = tiny_training.World.at(folder)
     for case in sys.argv[2:]:
-        method, _, zero = case.partition("-zero")
+        method, zero, *stop = re.split("-(?:zero|stop)", case)
         output = folder / "out" / case
-        summary = train(world, method, output, spread(tiny_training.training_run(), int(zero)))
-        if summary:
+        run = spread(tiny_training.training_run(), int(zero))
+        if stop:
+            kept = tiny_training.FolderResume(folder / "checkpoints" / case)
+            resume = kept if run.parallel.place.first else tiny_training.NoResume()
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            run = replace(run, stop=tiny_training.StopAfter(int(stop[0])), resume=resume)
+            assert tiny_training.interrupted(partial(train, world, method, output, run))
+        elif summary := train(world, method, output, run):
             (output / "summary.json").write_text(json.dumps(summary))
     torch.distributed.destroy_process_group()
 
