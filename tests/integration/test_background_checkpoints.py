@@ -136,6 +136,7 @@ def test_a_result_that_is_there_needs_no_checkpoint(training):
     assert training.steps() == []
     resume_state(training.store, training.attempt, KEY).clear()
     assert list(training.store.objects.list(layout.attempts(REFERENCE))) == []
+    assert not list(training.attempt.directory.parent.glob("*.resume"))
 
 
 def test_a_second_request_to_stop_waits_for_nothing(training):
@@ -214,6 +215,22 @@ def test_as_many_stay_as_asked_for(store_uri, keep):
             training.save(step)
             training.background.settle()
     assert training.steps() == list(range(1, 6))[-keep:]
+
+
+def test_a_checkpoint_counts_even_if_older_ones_cannot_be_deleted(training, caplog):
+    def refuse(names):
+        if 3 in training.gate.sent and any("/000000000001/" in name for name in names):
+            raise StoreError("access denied")
+        training.gate._objects.delete(names)
+
+    training.gate.delete = refuse
+    with training.background:
+        for step in (1, 2, 3):
+            training.save(step)
+            assert training.background.settle() == step
+    assert training.background.account()["failed"] == 0
+    assert "stay for now: access denied" in caplog.text
+    assert training.steps() == [1, 2, 3]
 
 
 def test_halves_that_killed_attempts_left_go_with_the_next_checkpoint(training, store_uri):

@@ -538,7 +538,8 @@ class TestResumeState:
         (folder / "global").mkdir(parents=True, exist_ok=True)
         (folder / "optimizer.pt").write_bytes(f"optimizer {step}".encode())
         (folder / "global" / "rng").write_bytes(b"rng")
-        resume_state(store, attempt, key).publish(folder, step)
+        state = resume_state(store, attempt, key)
+        state.keep(state.take(folder, step), step)
 
     def test_a_later_attempt_goes_on_from_the_newest_step(self, store_uri):
         store = Store.open(store_uri)

@@ -130,46 +130,30 @@ class ResumeState:
         folder = self._folder_of(step)
         stays = self._objects.local_path(folder) is not None
 
-        def digested(name: str) -> str:
+        def send(stored: StoredObject) -> None:
             _go_on(cancelled)
-            if stays:
-                flush(taken / name)
-            return sha256_of(taken / name)
+            self._objects.upload(taken / stored.name, f"{folder}/files/{stored.name}")
 
-        def send(name: str) -> None:
-            _go_on(cancelled)
-            self._objects.upload(taken / name, f"{folder}/files/{name}")
-
-        with explained("read the checkpoint", taken):
-            names = sorted(_plain_files(taken))
-            files = tuple(
-                StoredObject(name=name, size=(taken / name).stat().st_size, sha256=digest)
-                for name, digest in each_in_threads(digested, names)
-            )
-            if stays:
-                for each in {taken, *((taken / name).parent for name in names)}:
-                    flush(each)
-        self._objects.delete([f"{folder}/{_LISTING}"])
-        for _ in each_in_threads(send, names, self.interrupt):
-            pass
         checkpoint = Checkpoint(
             stage=self._attempt.reference.stage,
             key=self._attempt.reference.key,
             attempt=self._attempt.identifier,
             step=step,
-            files=files,
+            files=_digested(taken, stays, cancelled),
         )
+        self._objects.delete([f"{folder}/{_LISTING}"])
+        for _ in each_in_threads(send, checkpoint.files, self.interrupt):
+            pass
         signed = SignedCheckpoint(checkpoint=checkpoint, signature=_signature(checkpoint, self._signing_key))
         listing = json.dumps(signed.model_dump(mode="json"), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         self._objects.write(f"{folder}/{_LISTING}", listing.encode())
         if not stays:
             self.discard(taken)
-        self._forget_older(step)
+        try:
+            self._forget_older(step)
+        except StoreError as error:
+            _log.warning("older checkpoints of %s stay for now: %s", self._attempt.reference, error)
         return True
-
-    def publish(self, directory: Path, step: int) -> bool:
-        """Take a checkpoint and keep it; see there."""
-        return self.keep(self.take(directory, step), step)
 
     def interrupt(self) -> None:
         """Make `keep`, in whatever thread it runs, end soon with an error if it was cancelled."""
@@ -178,8 +162,10 @@ class ResumeState:
     def discard(self, taken: Path) -> None:
         """Delete a checkpoint that was taken and is not to be kept."""
         shutil.rmtree(taken, ignore_errors=True)
-        with suppress(OSError):
-            taken.parent.rmdir()
+        if taken.parent != self._attempt.scratch:
+            with suppress(OSError):
+                taken.parent.rmdir()
+                taken.parent.parent.rmdir()
 
     def clear(self) -> None:
         """Delete the checkpoints of all attempts; call it after the commit."""
@@ -329,6 +315,26 @@ def _long_enough(key: bytes, source: str) -> bytes:
 
 def _signature(checkpoint: Checkpoint, key: bytes) -> str:
     return hmac.new(key, canonical_json(checkpoint.model_dump(mode="json")), hashlib.sha256).hexdigest()
+
+
+def _digested(directory: Path, durably: bool, cancelled: "Callable[[], bool]") -> tuple[StoredObject, ...]:
+    def digest(name: str) -> str:
+        _go_on(cancelled)
+        if durably:
+            flush(directory / name)
+        return sha256_of(directory / name)
+
+    with explained("read the checkpoint", directory):
+        names = sorted(_plain_files(directory))
+        if not names:
+            raise StoreError(f"there is no checkpoint in {directory}")
+        digests = list(each_in_threads(digest, names))
+        if durably:
+            for folder in {directory, *((directory / name).parent for name in names)}:
+                flush(folder)
+        return tuple(
+            StoredObject(name=name, size=(directory / name).stat().st_size, sha256=sha256) for name, sha256 in digests
+        )
 
 
 def _go_on(cancelled: "Callable[[], bool]") -> None:
