@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from kilter.analysis.comparisons import Measured
+from kilter.analysis.estimated import expectations_of
 from kilter.analysis.families import (
     Arm,
     Metric,
@@ -23,7 +24,7 @@ from kilter.analysis.verdict import FEW_STEPS
 
 if TYPE_CHECKING:
     from kilter.analysis.findings import Comparison, Findings
-    from kilter.analysis.results import ModelResult, StudyResults
+    from kilter.analysis.results import ModelResult, Stage, StudyResults
 
 __all__ = [
     "Cell",
@@ -381,7 +382,25 @@ def data_table(results: "StudyResults") -> Table:
 
 
 def cost_table(results: "StudyResults") -> Table:
-    """What each stage took."""
+    """What each stage took, beside what the plan expected; a bound is the most that was expected."""
+    expected = expectations_of(results)
+
+    def row(stage: "Stage") -> tuple[Value, ...]:
+        each = expected.of(stage)
+        bounded = [amount.at_most for amount in (each.seconds, each.memory) if amount is not None]
+        return (
+            stage.stage,
+            stage.label,
+            stage.state,
+            stage.seconds,
+            each.seconds.value if each.seconds else None,
+            stage.tokens,
+            stage.peak_memory_bytes,
+            round(each.memory.value) if each.memory else None,
+            any(bounded) if bounded else None,
+            stage.error,
+        )
+
     return Table(
         name="cost",
         title="Cost of each stage",
@@ -390,22 +409,14 @@ def cost_table(results: "StudyResults") -> Table:
             Column("label", "What"),
             Column("state", "State"),
             Column("seconds", "Time", "seconds", "s"),
+            Column("estimated_seconds", "Estimated time", "seconds", "s"),
             Column("tokens", "Tokens", "count"),
             Column("peak_memory", "Peak memory", "bytes"),
+            Column("estimated_memory", "Estimated memory", "bytes"),
+            Column("estimate_is_bound", "Estimates are bounds", "flag"),
             Column("error", "Error"),
         ),
-        rows=tuple(
-            (
-                stage.stage,
-                stage.label,
-                stage.state,
-                stage.seconds,
-                stage.tokens,
-                stage.peak_memory_bytes,
-                stage.error,
-            )
-            for stage in results.stages
-        ),
+        rows=tuple(map(row, results.stages)),
     )
 
 

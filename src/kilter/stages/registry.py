@@ -176,9 +176,9 @@ STAGES: "Mapping[str, StageKind]" = {
         StageKind(
             "report",
             ReportConfig,
-            code=2,
+            code=3,
             does="say what the results mean",
-            modules=("kilter.stages.report", "kilter.analysis"),
+            modules=("kilter.stages.report", "kilter.analysis", "kilter.plan.estimates"),
         ),
     )
 }

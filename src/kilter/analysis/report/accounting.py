@@ -1,13 +1,19 @@
 """Where rows went and what the study cost."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from kilter.analysis.estimated import Expectations, expectations_of
 from kilter.analysis.report.charts import Bar, bar_chart
 from kilter.analysis.report.formatting import NOTHING, count, duration, size_in_bytes
 from kilter.analysis.report.index import Index, reference_of
 from kilter.analysis.results import DataAccount, Stage
+from kilter.plan.estimates.amounts import Amount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class KindCost:
     kind: str
     stages: int
     seconds: str
+    expected: str
+    """The time that the plan expected."""
     tokens: str
     memory: str
 
@@ -54,10 +62,14 @@ class StageCost:
     anchor: str
     seconds: float
     seconds_text: str
+    expected: float
+    expected_text: str
     tokens: int
     tokens_text: str
     memory: int
     memory_text: str
+    expected_memory: float
+    expected_memory_text: str
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,9 @@ class Cost:
     """The cost of the study."""
 
     seconds: str
+    expected: str
+    compared: bool
+    """Whether anything was expected that can be set against what was taken."""
     tokens: str
     memory: str
     stages: int
@@ -81,6 +96,7 @@ def accounts(data: tuple[DataAccount, ...]) -> tuple[Account, ...]:
 def cost(index: Index) -> Cost:
     """Add up what the study's stages took."""
     stages = [stage for stage in index.results.stages if stage.state == "done"]
+    expected = expectations_of(index.results)
     groups: dict[str, list[Stage]] = {}
     for stage in stages:
         groups.setdefault(stage.stage, []).append(stage)
@@ -89,6 +105,8 @@ def cost(index: Index) -> Cost:
     bars = [_bar(kind, members, divisor) for kind, members in groups.items()]
     return Cost(
         seconds=duration(sum(stage.seconds for stage in stages)),
+        expected=_expected_time(stages, expected),
+        compared=bool(expected.stages),
         tokens=_tokens(stages),
         memory=size_in_bytes(_peak(stages)),
         stages=len(stages),
@@ -97,6 +115,7 @@ def cost(index: Index) -> Cost:
                 kind,
                 len(members),
                 duration(sum(stage.seconds for stage in members)),
+                _expected_time(members, expected),
                 _tokens(members),
                 size_in_bytes(_peak(members)),
             )
@@ -108,7 +127,7 @@ def cost(index: Index) -> Cost:
             sorted(bars, key=lambda bar: -bar.value),
             x_label=f"{unit}, added over the stages",
         ),
-        rows=tuple(_stage_cost(index, stage) for stage in sorted(stages, key=lambda stage: -stage.seconds)),
+        rows=tuple(_stage_cost(index, stage, expected) for stage in sorted(stages, key=lambda stage: -stage.seconds)),
     )
 
 
@@ -134,17 +153,31 @@ def _bar(kind: str, members: list[Stage], divisor: float) -> Bar:
     return Bar(kind, seconds / divisor, text, f"{kind}: {text}")
 
 
-def _stage_cost(index: Index, stage: Stage) -> StageCost:
+def _expected_time(stages: list[Stage], expected: Expectations) -> str:
+    """The time that stages were expected to take together; a dash where nothing is known of one of them."""
+    return _bounded(expected.seconds(stages).amount, duration)
+
+
+def _bounded(amount: Amount | None, write: "Callable[[float], str]") -> str:
+    return NOTHING if amount is None else f"≤ {write(amount.value)}" if amount.at_most else write(amount.value)
+
+
+def _stage_cost(index: Index, stage: Stage, expectations: Expectations) -> StageCost:
+    expected = expectations.of(stage)
     return StageCost(
         kind=stage.stage,
         label=stage.label,
         anchor=index.anchor(reference_of(stage)),
         seconds=stage.seconds,
         seconds_text=duration(stage.seconds),
+        expected=expected.seconds.value if expected.seconds else 0.0,
+        expected_text=_bounded(expected.seconds, duration),
         tokens=stage.tokens or 0,
         tokens_text=count(stage.tokens),
         memory=stage.peak_memory_bytes or 0,
         memory_text=size_in_bytes(stage.peak_memory_bytes),
+        expected_memory=expected.memory.value if expected.memory else 0.0,
+        expected_memory_text=_bounded(expected.memory, lambda value: size_in_bytes(round(value))),
     )
 
 

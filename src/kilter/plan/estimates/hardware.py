@@ -35,6 +35,8 @@ class Figure(Model):
 class MachineFigures(Model):
     """One kind of GPU, or a CPU's core."""
 
+    names: tuple[str, ...] = ()
+    """What the driver calls it."""
     memory_gb: Figure | None = None
     """10⁹ bytes; None is not limited here."""
     bf16_tflops: Figure
