@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from kilter.backends.local.backend import LocalBackend
 from kilter.backends.local.workers import Ended, Workers
+from kilter.errors import WrongInput
+from kilter.store.store import Store
 
 
 def wait_for_end(workers: Workers, identifier: int) -> Ended:
@@ -66,3 +69,12 @@ with Workers([], os.environ, Path({str(tmp_path / "server.log")!r})) as workers:
 
     assert select.select([descriptor], [], [], 20)[0], "the fork server outlived its parent"
     os.close(descriptor)
+
+
+def test_the_time_to_save_ones_state_is_the_machines_to_set(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    assert LocalBackend(store, 1, {}).grace_seconds == 30
+    assert LocalBackend(store, 1, {"KILTER_GRACE_SECONDS": "120.5"}).grace_seconds == 120.5
+    for wrong in ("soon", "-1", "inf", "nan"):
+        with pytest.raises(WrongInput, match=f"KILTER_GRACE_SECONDS is '{wrong}'"):
+            LocalBackend(store, 1, {"KILTER_GRACE_SECONDS": wrong})
