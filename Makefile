@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real test test-fast lint format docs lock clean
+.PHONY: help setup demo real test test-slow test-fast lint format docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +37,14 @@ demo: $(READY) ## Run a whole study on the CPU and print where its report is
 real: $(READY) ## Run a study on the real data sets below $KILTER_DATA
 	@$(BIN)/kilter run studies/real-small.yaml --store demo-output/real-store --out demo-output/real-report --jobs $(JOBS)
 
-test: $(READY) ## Run the whole test suite
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGUMENTS)
+test: $(READY) ## Run all tests but the longest
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not long" $(PYTEST_ARGUMENTS)
+
+test-slow: $(READY) ## Run the longest tests
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m long $(PYTEST_ARGUMENTS)
 
 test-fast: $(READY) ## Run the tests that take seconds
-	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow" tests/unit $(PYTEST_ARGUMENTS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadgroup -m "not slow and not long" tests/unit $(PYTEST_ARGUMENTS)
 
 lint: $(READY) ## Check style and types
 	@$(BIN)/ruff check .
