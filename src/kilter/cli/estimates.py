@@ -160,7 +160,7 @@ def _table(title: str, second: str, estimate: "PlanEstimate", price: "Price | No
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("stage", no_wrap=True)
     table.add_column(second, justify="left" if second == "label" else "right")
-    headings = ["mem/GPU", "GPUs", "time", "GPU-h"] if estimate.machine.is_gpu else ["memory", "", "time"]
+    headings = ["mem/GPU", "GPUs", "time", "GPU-h"] if estimate.machine.is_gpu else ["memory", "processes", "time"]
     if price is not None:
         headings.append(price.currency)
     for heading in [*headings, "store"]:

@@ -116,7 +116,7 @@ def _estimated(
     machine = machine_named(gpu)
     price = _price(prices, gpu)
     known = gather_known(planned.plan, planned.sources.values(), planned.facts, store, done)
-    estimate = estimate_plan(planned.plan, known, machine, gpus if machine.is_gpu else 1, done, price)
+    estimate = estimate_plan(planned.plan, known, machine, gpus, done, price)
     refuse_misfits(estimate, gpus)
     return estimate, price
 

@@ -43,6 +43,8 @@ class StageKind:
     """The input role that stages run together share: one model load serves all of them."""
     saves_when_stopped: bool = False
     """Asked to stop, it saves a checkpoint by itself; other stages are simply cut short."""
+    spreads: bool = False
+    """Where a launcher started several processes all of them run it; of other stages only the first does."""
     imports: tuple[str, ...] = ()
     """What is worth importing before a process is forked for the stage; `module:function` is also called."""
 
@@ -142,6 +144,7 @@ STAGES: "Mapping[str, StageKind]" = {
             libraries=("torch", "transformers", "trl"),
             modules=("kilter.stages.sft", "kilter.training"),
             saves_when_stopped=True,
+            spreads=True,
             imports=_TRAINING_IMPORTS,
         ),
         StageKind(
@@ -161,6 +164,7 @@ STAGES: "Mapping[str, StageKind]" = {
             libraries=("torch", "transformers", "trl"),
             modules=("kilter.stages.align", "kilter.training"),
             saves_when_stopped=True,
+            spreads=True,
             imports=_TRAINING_IMPORTS,
         ),
         StageKind(
@@ -176,7 +180,7 @@ STAGES: "Mapping[str, StageKind]" = {
         StageKind(
             "report",
             ReportConfig,
-            code=3,
+            code=4,
             does="say what the results mean",
             modules=("kilter.stages.report", "kilter.analysis", "kilter.plan.estimates"),
         ),

@@ -99,3 +99,15 @@ def test_wrong_arguments_say_what_is_wrong(
 ) -> None:
     assert main(["plan", str(STUDIES / "demo.yaml"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_study_that_asks_for_two_processes_is_estimated_with_them_on_a_cpu(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = (STUDIES / "demo.yaml").read_text(encoding="utf-8")
+    study = tmp_path / "two.yaml"
+    study.write_text(text.replace("  align: {", "  align: {distributed: {processes: 2, zero: 2}, "))
+    assert main(["plan", str(study), "--json", "--gpu", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)["estimates"]["stages"].values()
+    spread = [each["parallelism"] for each in found if each["stage"] == "align"]
+    assert {(each["gpus"], each["zero"]) for each in spread} == {(2, 2)}

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from kilter.plan.graph import Node, Plan, Reference
     from kilter.study.facts import BenchmarkFacts
 
-GPU_STAGES = frozenset({"pretrain", "sft", "reference", "align", "evaluate"})
-MOST_HELD_OUT_PROMPTS = 2000
-
 _FULL_TRAINING = 3
 """Passes' worth of arithmetic: one forward, two backward (for inputs and for weights)."""
 _ADAPTER_TRAINING = 2
@@ -244,7 +241,8 @@ class _Estimator:
             return Rows(train, self._source_rows(node, config.test_split))
         if config.kind == "sft" or not config.holdout:
             return Rows(train, Amount(0.0))
-        return Rows(train, train and Amount(config.holdout * train.value, at_most=False))
+        # The share is of prompts, of which at most 2000 are held out.
+        return Rows(train, train and Amount(config.holdout * train.value, at_most=True))
 
     def _source_rows(self, node: "Node", split: str) -> Amount | None:
         counts = [self.known.source_rows.get(item, {}).get(split) for item in _data(node)]
@@ -442,7 +440,8 @@ class _Estimator:
     ) -> Amount | None:
         rate = self.machine.flops("evaluate", config.precision)
         weights = shape.parameters * BYTES[config.precision]
-        step = weights / self.machine.decoding_bytes_per_second
+        least = self.machine.use.layer_pass_seconds.value * shape.layers / _FULL_TRAINING
+        step = weights / self.machine.decoding_bytes_per_second + least
         if config.kind == "generations":
             # The reading of so few prompts is not counted.
             return Amount((config.max_new_tokens or 0) * step, at_most=True)
@@ -453,7 +452,6 @@ class _Estimator:
         length = (facts.characters + examples * facts.example_characters) / self.machine.text.characters_per_token.value
         tokens = documents * facts.passes * length
         read = shape.forward_flops(tokens, length) / rate
-        least = self.machine.use.layer_pass_seconds.value * shape.layers / _FULL_TRAINING
         batches = documents * facts.passes / _ANSWERED_AT_ONCE
         steps = -(-documents // _ANSWERED_AT_ONCE) * (facts.new_tokens or 0)
         return Amount(read + batches * least + steps * step, at_most=bool(facts.new_tokens))
