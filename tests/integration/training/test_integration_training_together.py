@@ -13,6 +13,8 @@ from two_processes import spread, train
 
 from kilter.errors import EXIT_PREEMPTED, Preempted
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 PROCESSES = 2
 ROWS = 54
 MIDDLE_OF_A_STEP = 3
@@ -96,7 +98,11 @@ def after_micro_batch(number, act):
 
 @pytest.mark.parametrize(
     ("method", "zero", "numbers"),
-    [("sft", 0, (signal.SIGTERM, signal.SIGKILL)), ("dpo", 2, (signal.SIGKILL,)), ("kto", 3, (signal.SIGTERM,))],
+    [
+        ("sft", 0, (signal.SIGTERM, signal.SIGKILL)),
+        pytest.param("dpo", 2, (signal.SIGKILL,), marks=pytest.mark.long),
+        pytest.param("kto", 3, (signal.SIGTERM,), marks=pytest.mark.long),
+    ],
 )
 def test_one_is_told_to_stop_or_killed_in_the_middle_of_a_step_and_all_go_on_later(
     world, tmp_path, method, zero, numbers
