@@ -117,6 +117,14 @@ def test_lengths_that_facts_tell_of_the_data_serve_until_they_are_prepared() -> 
     assert better.memory_at_most  # the longest is still only bounded
 
 
+def test_lengths_of_other_parts_than_are_read_leave_the_bound() -> None:
+    plan = large(methods=["dpo"], sizes=[1000])
+    data = [reference for reference, node in plan if reference.stage == "ingest" and node.config_data["kind"] == "data"]
+    known = known_of(plan, lengths=dict.fromkeys(data, Lengths({"conversation": 100.0})))
+    plain, same = (of_kind(estimate_plan(plan, each, H100, 8), "align")[0] for each in (known_of(plan), known))
+    assert same == plain
+
+
 def test_what_is_not_known_stays_unknown_with_everything_that_depends_on_it() -> None:
     plan = large()
     estimate = estimate_plan(plan, known_of(plan, shape=None), H100, 8)

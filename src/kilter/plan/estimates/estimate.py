@@ -257,8 +257,10 @@ class _Estimator:
         if node is None or "rows" not in node.inputs or node.inputs["rows"] not in self.nodes:
             return None
         sources = _data(self.nodes[node.inputs["rows"]])
-        told = [self.known.lengths.get(item) for item in sources]
-        return told[0] if len(told) == 1 else None
+        told = self.known.lengths.get(sources[0]) if len(sources) == 1 else None
+        pairs = isinstance(node.config, PrepareConfig) and node.config.kind == "preference"
+        needed = {"prompt", "chosen", "rejected"} if pairs else {"conversation"}
+        return told if told is not None and needed <= told.mean.keys() else None
 
     def _longest(self, reference: "Reference") -> tuple[int, bool]:
         """The longest sequence of prepared data, and whether it is only a bound."""
