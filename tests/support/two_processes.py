@@ -23,13 +23,17 @@ from kilter.training.parallel import Parallel, place_from
 from kilter.training.sft import run_sft
 
 ROWS = 54
-"""With one and a half epochs, eleven steps of eight rows, the last of one: one of two processes has none of them."""
+EPOCHS = {"dpo": 1.39}
+"""One and a half epochs are eleven steps of eight rows, the last of one: one of two processes has none of them.
+
+With 1.39 epochs the last step has three rows, two for one process and one for the other.
+"""
 
 
 def train(world: tiny_training.World, method: str, output: Path, run: Any, **changes: Any) -> dict[str, Any]:
     """Train a method, or sft, on the world's rows."""
     sizes = {"batch_size": 16, "micro_batch_size": 8} if method == "kto" else {"batch_size": 8, "micro_batch_size": 2}
-    settings = {"epochs": 1.5} | sizes | changes
+    settings = {"epochs": EPOCHS.get(method, 1.5)} | sizes | changes
     if method != "sft":
         return world.align(method, output, run, **settings)
     output.mkdir(parents=True, exist_ok=True)

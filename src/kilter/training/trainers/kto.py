@@ -12,6 +12,7 @@ from kilter.training.trainers.pairs import PairTrainer, no_model_hash
 from kilter.training.trainers.prepared import RowNumbers
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
     from trl import KTOConfig
 
@@ -29,6 +30,7 @@ class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
         collate: "UnpairedCollator",
         arguments: "KTOConfig",
         callbacks: "list[TrainerCallback]",
+        adapter: "PeftConfig | None" = None,
     ) -> None:
         self.collate = collate
         self.rows = collate.rows
@@ -40,10 +42,9 @@ class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
                 train_dataset=RowNumbers.of(len(collate.rows)),
                 processing_class=tokenizer,
                 callbacks=callbacks,
+                peft_config=adapter,
             )
         self.model.kilter_scores_tokens = True
-        # The KL is that of the micro-batch, whatever other processes hold; metrics are put together once a step.
-        self.accelerator.gather_for_metrics = _own
 
     def scores(self, inputs: "Batch") -> "tuple[Scores, float]":
         """Score the batch's pairs; the KL estimate is the mean log-ratio of the mismatched answers."""
@@ -73,7 +74,3 @@ class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
-
-
-def _own(values: Any, *_: Any, **__: Any) -> Any:
-    return values

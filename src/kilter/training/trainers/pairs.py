@@ -58,7 +58,8 @@ class PairTrainer(PreparedTrainer):
         tokens = 0 if self.idle else self.count_chosen_tokens(inputs)
         self.token_share = tokens * self.step_batches / self.step_tokens
         self.pairs_done.append(pairs)
-        loss = self.weighted(super().compute_loss(self.forward_of(model), inputs, *args, **kwargs))
+        with self._by_itself():
+            loss = self.weighted(super().compute_loss(self.forward_of(model), inputs, *args, **kwargs))
         if not self.first_loss_checked:
             # An idle process checks as well: under ZeRO 3 every forward pass needs all processes.
             self._check_first_loss(inputs, float(loss.detach()))
@@ -96,6 +97,22 @@ class PairTrainer(PreparedTrainer):
         metrics: dict[str, list[float]] = self._metrics["train"]
         return metrics
 
+    @contextmanager
+    def _by_itself(self) -> "Iterator[None]":
+        """Keep TRL from gathering from other processes at every forward pass.
+
+        Metrics are put together once a step, and KTO's KL is that of the micro-batch, whatever other processes hold,
+        whose micro-batches may also have other sizes.
+        """
+        names = ("gather", "gather_for_metrics")
+        for name in names:
+            setattr(self.accelerator, name, _own)
+        try:
+            yield
+        finally:
+            for name in names:
+                delattr(self.accelerator, name)
+
     def _weigh_metrics(self, pairs: list[int]) -> None:
         if len(set(pairs)) < 2 and self.args.world_size == 1:
             return
@@ -118,6 +135,10 @@ class PairTrainer(PreparedTrainer):
                 f"{self.objective.method} should train the loss {wanted} of {self.objective.trainer}, {expected:.6g} "
                 f"on the first batch; the trainer computed {loss:.6g} as {ran}"
             )
+
+
+def _own(values: Any, *_: Any, **__: Any) -> Any:
+    return values
 
 
 @contextmanager
