@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kilter.errors import Preempted, WrongInput
+from kilter.progress import Silent
 from kilter.study.specification import Distributed
 from kilter.training.parallel import Parallel, place_from
 from kilter.training.precision import accelerator_present
-from kilter.training.run import TrainingRun
+from kilter.training.run import GivenResume, TrainingRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,8 @@ def train(
     run = _run(context)
     if place is not None:
         run = replace(run, parallel=Parallel(place, launched=True, zero=asked.zero, offload=asked.offload))
+        if not place.first:
+            run = replace(run, progress=Silent(), resume=GivenResume(context.resume.latest()))
     else:
         processes = count_processes(asked)
         if processes > 1 or asked.zero not in ("auto", 0) or asked.offload != "none":

@@ -128,6 +128,7 @@ def train(
     watcher = next((item for item in trainer.callback_handler.callbacks if isinstance(item, Watcher)), None)
     if watcher is not None and trainer.args.world_size > 1:
         trainer.add_callback(Together(trainer, watcher))
+    _agree(trainer, checkpoint)
     if checkpoint is not None:
         run.log(f"continuing from the checkpoint in {checkpoint.name}")
     with _imports_out_of_collection(), fitting_head(trainer.model):
@@ -196,6 +197,17 @@ def _imports_out_of_collection() -> "Iterator[None]":
         yield
     finally:
         gc.unfreeze()
+
+
+def _agree(trainer: "PreparedTrainer", checkpoint: "Path | None") -> None:
+    """Refuse to go on where processes found different checkpoints: each would wait for the others forever."""
+    state = {} if checkpoint is None else json.loads((checkpoint / "trainer_state.json").read_text())
+    step, processes = float(state.get("global_step", 0)), trainer.args.world_size
+    if trainer.sum_over_processes([step, step * step]) != [step * processes, step * step * processes]:
+        raise StageFailed(
+            f"the processes would go on from different checkpoints (this one from step {step:g}): all of them need the "
+            "same signing key (KILTER_SIGNING_KEY) and the same store; see the log for a checkpoint that was refused"
+        )
 
 
 def _zero(trainer: "PreparedTrainer") -> int:

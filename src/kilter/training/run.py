@@ -46,6 +46,17 @@ class NoResume:
         return None
 
 
+class GivenResume(NoResume):
+    """Knows where to go on from and keeps nothing: for processes beside the first, which keeps for all."""
+
+    def __init__(self, checkpoint: "Path | None") -> None:
+        self._checkpoint = checkpoint
+
+    def latest(self) -> "Path | None":
+        """Return the checkpoint that was given."""
+        return self._checkpoint
+
+
 def _log(message: str) -> None:
     logging.getLogger("kilter.training").info(message)
 

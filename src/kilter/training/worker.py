@@ -15,7 +15,7 @@ from kilter.processes import die_with_parent
 from kilter.progress import Silent
 from kilter.training.jobs import Ending, Job, Speaker
 from kilter.training.parallel import Parallel, place_from
-from kilter.training.run import NoResume, TrainingRun
+from kilter.training.run import GivenResume, TrainingRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,21 +63,10 @@ class _Resume:
         return None if kept is None else int(kept)
 
 
-class _Given(NoResume):
-    """Knows where to go on from, and keeps nothing: the first process does."""
-
-    def __init__(self, checkpoint: Path | None) -> None:
-        self._checkpoint = checkpoint
-
-    def latest(self) -> Path | None:
-        """Return the checkpoint that all processes were given."""
-        return self._checkpoint
-
-
 def _run_of(job: Job, place: "Place") -> TrainingRun:
     parallel = Parallel(place, launched=True, zero=job.zero, offload=job.offload)  # type: ignore[arg-type]
     if not place.first:
-        resume = _Given(job.checkpoint)
+        resume = GivenResume(job.checkpoint)
         return TrainingRun(Silent(), resume, lambda: False, job.checkpoint_seconds, lambda _: None, parallel)
     speaker = Speaker()
     return TrainingRun(

@@ -9,10 +9,12 @@ import datasets
 import pyarrow as pa
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import is_peft_model
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from kilter.training.packing import PackedForward, can_pack, with_packing
+from kilter.training.trainers.collect import collect
 from kilter.training.trainers.watcher import SECONDS
 
 if TYPE_CHECKING:
@@ -151,8 +153,10 @@ class PreparedTrainer(Trainer):  # type: ignore[misc]
             (folder / IDENTITY).write_text(json.dumps(self.identity, indent=1))
             if self.is_deepspeed_enabled:
                 (folder / DEEPSPEED).write_text(json.dumps(self.args.hf_deepspeed_config.config, indent=1))
-        # Whoever takes the checkpoint away must find what every process wrote.
-        self.accelerator.wait_for_everyone()
+        if self.args.world_size > 1:
+            collect(folder, self.args.device)
 
     def _save(self, output_dir: str | None = None, state_dict: "dict[str, Tensor] | None" = None) -> None:
-        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+        # peft would ask the hub whether an adapter's base has other embeddings.
+        options = {"save_embedding_layers": False} if is_peft_model(self.model) else {}
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict, **options)
