@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kilter.study.methods import METHODS
+from kilter.study.methods import METHODS, method_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,5 +35,5 @@ def shortfalls(results: "StudyResults") -> tuple[str, ...]:
 def _shortfall(method: str, places: list[tuple[int, int]]) -> str:
     counts = ", ".join(f"{pairs:,} of {size:,} pairs" for size, pairs in places)
     if method in METHODS and METHODS[method].needs_mismatched:
-        return f"{method.upper()} leaves out an incomplete last block: {counts}."
-    return f"{method.upper() if method in METHODS else method} trained on fewer pairs than asked for: {counts}."
+        return f"{method_label(method)} leaves out an incomplete last block: {counts}."
+    return f"{method_label(method)} trained on fewer pairs than asked for: {counts}."

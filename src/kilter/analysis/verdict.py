@@ -12,7 +12,7 @@ from kilter.analysis.scores import interval_of, score_of
 from kilter.analysis.table_files import p_text
 from kilter.analysis.units import Unit, units_of
 from kilter.analysis.words import counted, listed
-from kilter.study.methods import METHODS
+from kilter.study.methods import method_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ class _Words:
         model = self.model(key)
         if model.method is None:
             return _PARENT_NAMES.get(model.role, model.name)
-        title = model.method.upper() if model.method in METHODS else model.method
+        title = method_label(model.method)
         shown = (model.scenario or "", model.method) in self.several_cells and model.variant
         return f"{title} ({model.variant})" if shown else title
 

@@ -10,9 +10,10 @@ from markupsafe import Markup
 from kilter.analysis.families import Arm, arm_of
 from kilter.analysis.report.charts import Point, Rule, Series, Style, Tick, line_chart, swatch
 from kilter.analysis.report.formatting import short_count
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name
 from kilter.analysis.results import ModelResult
 from kilter.analysis.words import counted
+from kilter.study.methods import method_label
 
 POINTS_PER_LINE = 200
 _LIGHTEST = 0.25
@@ -192,7 +193,7 @@ def _training_group(index: Index, title: str, scenario: str, column: str, label:
     if not by_method:
         return None
     panels = tuple(
-        Panel(method_title(method), _training_chart(f"{label} of {method}, {title}", lines, label))
+        Panel(method_label(method), _training_chart(f"{label} of {method}, {title}", lines, label))
         for method in index.results.methods
         if (lines := by_method.get(method))
     )

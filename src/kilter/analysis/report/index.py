@@ -15,6 +15,7 @@ from kilter.analysis.scores import score_of
 from kilter.analysis.sizes import sizes_in_pairs
 from kilter.analysis.tables import arm_score
 from kilter.analysis.units import PERCENT, units_of
+from kilter.study.methods import method_label
 
 SCENARIO_TITLES = {
     "sft": "SFT, then align",
@@ -196,16 +197,11 @@ def short_reference(reference: str) -> str:
     return f"{stage}/{key[:10]}" if stage else key[:10]
 
 
-def method_title(method: str) -> str:
-    """Return a method's name as papers write it: acronyms in capitals."""
-    return method.upper() if len(method) <= 5 else method
-
-
 def model_name(model: ModelResult) -> str:
     """Return a model's name within its scenario: the method with what sets the cell apart, or the parent's role."""
     if model.method is None:
         return ROLE_TITLES.get(model.role, model.name)
-    return " ".join(part for part in (method_title(model.method), model.variant) if part)
+    return " ".join(part for part in (method_label(model.method), model.variant) if part)
 
 
 def unique(values: Iterable[str]) -> tuple[str, ...]:

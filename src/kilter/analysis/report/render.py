@@ -18,6 +18,7 @@ from kilter.analysis.report.contrasts import COMPARISON_HEADS, comparison_tables
 from kilter.analysis.report.curves import POINTS_PER_LINE, parent_curves, size_curves, training_curves
 from kilter.analysis.report.index import SCENARIO_TITLES, Index
 from kilter.analysis.report.lineage import lineage, problems, versions
+from kilter.analysis.report.methods import method_rows
 from kilter.analysis.report.models import held_out_tables, model_rows
 from kilter.analysis.report.palette import palette_css
 from kilter.analysis.report.scores import score_tables
@@ -95,6 +96,7 @@ def report_html(index: Index, date: datetime) -> str:
         comparison_tables=comparison_tables(index),
         comparison_heads=COMPARISON_HEADS,
         models=model_rows(index),
+        methods=method_rows(index),
         few_steps_limit=FEW_STEPS,
         training_curves=training_curves(index),
         parent_curves=parent_curves(index),

@@ -6,7 +6,8 @@ from typing import Literal
 from kilter.analysis.families import Arm, Metric
 from kilter.analysis.findings import Comparison
 from kilter.analysis.report.formatting import NOTHING, p_value
-from kilter.analysis.report.index import SCENARIO_TITLES, Index, method_title, model_name
+from kilter.analysis.report.index import SCENARIO_TITLES, Index, model_name
+from kilter.study.methods import method_label
 
 Mark = Literal["", "better", "worse", "unclear"]
 
@@ -72,7 +73,7 @@ def _score_table(index: Index, scenario: str) -> ScoreTable:
     parents = tuple(_row(index, Arm((model,)), "parent") for model in index.ancestors(scenario))
     chance = _chance_row(index)
     choices = tuple(
-        f"{method_title(chosen.method)}: {chosen.reason}"
+        f"{method_label(chosen.method)}: {chosen.reason}"
         for chosen in index.findings.chosen
         if chosen.scenario == scenario and chosen.reason != "only cell"
     )

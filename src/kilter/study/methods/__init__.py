@@ -12,8 +12,13 @@ from kilter.study.methods.likelihood import LIKELIHOOD
 from kilter.study.methods.logistic import LOGISTIC
 from kilter.study.methods.unpaired import UNPAIRED
 
-__all__ = ["METHODS", "Hyperparameter", "Method"]
+__all__ = ["METHODS", "Hyperparameter", "Method", "method_label"]
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for method in (*LOGISTIC, *CONTRASTIVE, *UNPAIRED, *LIKELIHOOD)}
 )
+
+
+def method_label(name: str) -> str:
+    """Return a method's name as people write it; a name that is not known stays as it is."""
+    return METHODS[name].label if name in METHODS else name

@@ -62,6 +62,7 @@ CONTRASTIVE = (
     ),
     Method(
         name="aot-unpaired",
+        written="AOT-unpaired",
         title="Alignment via optimal transport, unpaired",
         objective="-log σ(β (sorted(Δ_w) - sorted(Δ_l))), sorted in the batch",
         paper="Melnyk et al. 2024, arXiv 2406.05882, section 3",
@@ -72,6 +73,7 @@ CONTRASTIVE = (
     ),
     Method(
         name="apo-zero",
+        written="APO-zero",
         title="Anchored preference optimisation, for answers better than the model's",
         objective="1 - σ(βΔ_w) + σ(βΔ_l)",
         paper="D'Oosterlinck et al. 2024, arXiv 2408.06266, equation 7",
@@ -79,6 +81,7 @@ CONTRASTIVE = (
     ),
     Method(
         name="apo-down",
+        written="APO-down",
         title="Anchored preference optimisation, for answers worse than the model's",
         objective="σ(βΔ_w) + 1 - σ(β (Δ_w - Δ_l))",
         paper="D'Oosterlinck et al. 2024, arXiv 2408.06266, equation 8",
@@ -86,6 +89,7 @@ CONTRASTIVE = (
     ),
     Method(
         name="discopop",
+        written="DiscoPOP",
         title="Discovered preference optimisation (log-ratio modulated loss)",
         objective="(1 - m) log(1 + e^(-x)) + m e^(-x), x = β (Δ_w - Δ_l), m = σ(x/τ)",
         paper="Lu et al. 2024, arXiv 2406.08414, equation 5",

@@ -63,6 +63,13 @@ class Method:
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: MappingProxyType({}))
     note: str | None = None
     """What a user should know before choosing it, or reading its results."""
+    written: str | None = None
+    """How its paper writes the name; see `label`."""
+
+    @property
+    def label(self) -> str:
+        """The name as people write it."""
+        return self.written or self.name.upper()
 
     @property
     def needs_reference(self) -> bool:

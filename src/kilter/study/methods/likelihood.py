@@ -24,6 +24,7 @@ LIKELIHOOD = (
     ),
     Method(
         name="simpo",
+        written="SimPO",
         title="Simple Preference Optimization",
         objective="-log σ(β (log π(w)/|w| - log π(l)/|l|) - γ)",
         paper="Meng et al. 2024, arXiv 2405.14734, equation 6",
@@ -38,6 +39,7 @@ LIKELIHOOD = (
     ),
     Method(
         name="cpo-simpo",
+        written="CPO-SimPO",
         title="SimPO with the chosen answers' likelihood",
         objective="-log σ(β (log π(w)/|w| - log π(l)/|l|) - γ) + α · NLL(w), NLL a token",
         paper="Meng et al. 2024, arXiv 2405.14734, equation 6, and Xu et al. 2024, arXiv 2401.08417, equation 5",
@@ -56,6 +58,7 @@ LIKELIHOOD = (
     ),
     Method(
         name="alphapo",
+        written="AlphaPO",
         title="AlphaPO",
         objective="-log σ(β (r(w) - r(l)) - γ), r(y) = (1 - π(y)^(-α/|y|)) / α",
         paper="Gupta et al. 2025, arXiv 2501.03884",

@@ -16,6 +16,7 @@ LOGISTIC = (
     ),
     Method(
         name="cdpo",
+        written="cDPO",
         title="Conservative DPO",
         objective="-(1 - ε) log σ(β (Δ_w - Δ_l)) - ε log σ(-β (Δ_w - Δ_l))",
         paper="Mitchell 2023, A note on DPO with noisy preferences, equation 3",
@@ -24,6 +25,7 @@ LOGISTIC = (
     ),
     Method(
         name="robust",
+        written="rDPO",
         title="Provably robust DPO (rDPO)",
         objective="(-(1 - ε) log σ(β (Δ_w - Δ_l)) + ε log σ(-β (Δ_w - Δ_l))) / (1 - 2ε)",
         paper="Chowdhury et al. 2024, arXiv 2403.00409, section 3.1",
@@ -44,6 +46,7 @@ LOGISTIC = (
     ),
     Method(
         name="ipo-sum",
+        written="IPO-sum",
         title="Identity Preference Optimization, as printed",
         objective="(Δ_w - Δ_l - 1/(2β))²",
         paper="Azar et al. 2023, arXiv 2310.12036, equation 17",
@@ -54,6 +57,7 @@ LOGISTIC = (
     ),
     Method(
         name="hinge",
+        written="SLiC",
         title="Sequence likelihood calibration (SLiC), with a reference",
         objective="max(0, 1 - β (Δ_w - Δ_l))",
         paper="Zhao et al. 2023, arXiv 2305.10425, section 2, normalised as by Liu et al. 2023, arXiv 2309.06657",
@@ -61,6 +65,7 @@ LOGISTIC = (
     ),
     Method(
         name="dpo-forward-kl",
+        written="DPO-forward-KL",
         title="f-DPO with the forward KL divergence",
         objective="-log σ(β (e^(-Δ_l) - e^(-Δ_w)))",
         paper="Wang et al. 2023, arXiv 2309.16240, theorem 1 and table 1",
@@ -75,6 +80,7 @@ LOGISTIC = (
     ),
     Method(
         name="dpo-alpha",
+        written="DPO-alpha",
         title="f-DPO with an α-divergence",
         objective="-log σ(β ((1 - e^(-αΔ_w)) - (1 - e^(-αΔ_l))) / α)",
         paper="Wang et al. 2023, arXiv 2309.16240, theorem 1 and table 1",

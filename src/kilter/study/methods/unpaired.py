@@ -20,6 +20,7 @@ UNPAIRED = (
     ),
     Method(
         name="apo-zero-unpaired",
+        written="APO-zero-unpaired",
         title="Anchored preference optimisation, each answer alone",
         objective="λ_D (1 - σ(βΔ_w)) and λ_U σ(βΔ_l)",
         paper="D'Oosterlinck et al. 2024, arXiv 2408.06266, equation 7, term by term",
