@@ -10,8 +10,9 @@ from kilter.plan.configs import IngestConfig
 from kilter.plan.expand import MT_BENCH, Surroundings, expand
 from kilter.plan.graph import Node
 from kilter.stages.sources import resolve_sources
-from kilter.stages.versions import code_versions
+from kilter.stages.versions import code_versions, library_version
 from kilter.study.facts import load_facts
+from kilter.study.grid import expand_methods
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +38,19 @@ def plan_study(study: "Study", folder: "Path", store: "Store | None" = None, *, 
         WrongInput: a source or a benchmark does not exist, or a scenario lacks its model.
     """
     return plan_with_sources(study, folder, store, online=online).plan
+
+
+def require_trainable(study: "Study") -> None:
+    """Make sure that this machine has what the study's training asks of it, where it is this machine that trains.
+
+    Raises:
+        WrongInput: QLoRA is asked for, and bitsandbytes or a GPU is missing.
+    """
+    from kilter.training.four_bits import require_four_bits
+
+    adapters = [cell.training.peft for cell in expand_methods(study)]
+    if any(adapter is not None and adapter.method == "qlora" for adapter in adapters):
+        require_four_bits()
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ def plan_with_sources(
         template_text=resolve_template,
         task_content=builtin_task_content,
         benchmark_list=benchmark_list_digest(),
+        adapter_library=f"peft {library_version('peft')}",
     )
     plan = expand(study, surroundings)
     if store is not None:

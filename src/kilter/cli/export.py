@@ -1,6 +1,7 @@
 """`kilter export`: brings a model out of the store."""
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +21,16 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or the beginning of its key.")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write; must be empty or new.")],
     store: StoreUri = None,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Write the adapter of a LoRA or QLoRA training alone, not merged.")
+    ] = False,
 ) -> None:
-    """Write a model's safetensors, tokenizer and chat template into a folder, with where they come from."""
+    """Write a model's safetensors, tokenizer and chat template into a folder, with where they come from.
+
+    A model that was trained as an adapter is merged into its base.
+    """
     from kilter.stages.find import find_result
-    from kilter.stages.models import MODEL
+    from kilter.stages.models import ADAPTER, MODEL, is_adapter, is_model, merged_model
     from kilter.store.store import Store
 
     opened = Store.open(default_store(store))
@@ -31,13 +38,20 @@ def export(
     manifest = opened.manifest(reference)
     if manifest is None:
         raise WrongInput(f"{reference.short} has not been made yet")
-    if not any(item.name.startswith(MODEL) for item in manifest.objects):
+    if not is_model(manifest):
         raise WrongInput(
             f"{reference.short} ({manifest.label}) is not a model; models come from ingest, pretrain, sft and align"
         )
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise WrongInput(f"{to} is not an empty folder; choose another")
-    folder = opened.fetch(manifest, [MODEL]) / "model"
-    shutil.copytree(folder, to, dirs_exist_ok=True)
+    if adapter and not is_adapter(manifest):
+        raise WrongInput(f"{reference.short} ({manifest.label}) is a whole model, not an adapter; leave --adapter out")
+    if is_adapter(manifest) and not adapter:
+        with tempfile.TemporaryDirectory(prefix="kilter-export-") as scratch:
+            merged = merged_model(opened, manifest, Path(scratch))
+            shutil.copytree(merged, to, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    else:
+        place = ADAPTER if adapter else MODEL
+        shutil.copytree(opened.fetch(manifest, [place]) / place, to, dirs_exist_ok=True)
     (to / "kilter-manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
     print_note(f"Wrote {manifest.label} ({reference.short}) to {to}")

@@ -58,13 +58,15 @@ def plan(
 
     With --gpu also what it will take, before it runs. A stage that fits no allowed resource is an error.
     """
-    from kilter.backends.planning import plan_with_sources
+    from kilter.backends.planning import plan_with_sources, require_trainable
     from kilter.errors import StoreError
     from kilter.store.store import Store
 
     if gpu is None and prices is not None:
         raise WrongInput("--prices needs --gpu: which kind of GPU is it that will run the study?")
     opened = read_study(study, store)
+    if gpu is None:
+        require_trainable(opened.study)
     opened_store: Store | None = None
     try:
         opened_store = Store.open(opened.store_uri)

@@ -34,12 +34,13 @@ def run(
 ) -> int:
     """Run what is missing of a study, with live progress, and write the report. Run again after a stop to continue."""
     from kilter.backends.local.backend import LocalBackend
-    from kilter.backends.planning import DATA_STAGES, plan_study
+    from kilter.backends.planning import DATA_STAGES, plan_study, require_trainable
     from kilter.backends.requests import request_of
     from kilter.cli.display import display_for_terminal
     from kilter.cli.report import copy_and_tell, output_folder, render_and_tell
 
     opened = read_study(study, store)
+    require_trainable(opened.study)
     folder = output_folder(out, opened.study.name)
     opened_store = opened.open_store()
     backend = LocalBackend(opened_store, jobs or os.cpu_count() or 1, os.environ)

@@ -13,9 +13,10 @@ def register(app: typer.Typer) -> None:
 def validate(study: StudyPath) -> None:
     """Check a study file and show all that is wrong with it, each with its fix."""
     from kilter.analysis.words import counted
-    from kilter.backends.planning import plan_study
+    from kilter.backends.planning import plan_study, require_trainable
 
     opened = read_study(study, None)
+    require_trainable(opened.study)
     plan = plan_study(opened.study, opened.folder, online=False)
     aligned = sum(model.role == "aligned" for model in plan.models)
     benchmarks = len(opened.study.benchmarks)

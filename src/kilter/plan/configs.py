@@ -5,7 +5,9 @@ Paths, host names, log levels and numbers of processes are not here: they do not
 
 from typing import Any, Literal
 
-from kilter.model import Model
+from pydantic import Field
+
+from kilter.model import Model, is_absent
 from kilter.study.specification import Architecture
 
 
@@ -92,12 +94,26 @@ class ReferenceConfig(Model):
     precision: Literal["fp32", "bf16"]
 
 
+class Adapter(Model):
+    """A low-rank adapter that is trained in place of all weights."""
+
+    method: Literal["lora", "qlora"]
+    rank: int
+    alpha: int
+    dropout: float
+    target: Literal["all-linear"]
+    library: str
+    """The library that makes adapters, with its minor version."""
+
+
 class AlignConfig(TrainConfig):
     """Alignment. Inputs: `model`, `data`, `reference/N` (shards), `mismatched/N` (for KTO), `holdout` (reference)."""
 
     method: str
     hyperparameters: dict[str, float]
     size: int | Literal["all"]
+    peft: Adapter | None = Field(default=None, exclude_if=is_absent)
+    """None trains all weights, and is no part of the key."""
 
 
 class EvaluateConfig(Model):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kilter.errors import WrongInput
 from kilter.plan.configs import (
+    Adapter,
     AlignConfig,
     EvaluateConfig,
     IngestConfig,
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from kilter.model import Model
-    from kilter.study.specification import DataSource, ModelSource, PreferenceData, SftData, SftSettings, Study
+    from kilter.study.specification import (
+        DataSource,
+        ModelSource,
+        PeftSettings,
+        PreferenceData,
+        SftData,
+        SftSettings,
+        Study,
+    )
 
 REFERENCE_SHARD_ROWS = 4096
 GENERATED_PROMPTS = 8
@@ -49,6 +58,8 @@ class Surroundings:
     """Digest of a benchmark that Kilter ships itself; None for the harness's own."""
     benchmark_list: str | None = None
     """Digest of the versioned list of benchmark sets that decontamination reads."""
+    adapter_library: str = "peft"
+    """The library that makes adapters, with its minor version."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,12 @@ class _Expansion:
             "seed": seed,
         }
 
+    def _adapter(self, peft: "PeftSettings | None") -> Adapter | None:
+        if peft is None:
+            return None
+        library = self.surroundings.adapter_library
+        return Adapter(**peft.model_dump() | {"alpha": peft.resolved_alpha, "library": library})
+
     def _train_sft(
         self,
         model: Reference,
@@ -350,6 +367,7 @@ class _Expansion:
             method=cell.method,
             hyperparameters=dict(cell.hyperparameters),
             size=size,
+            peft=self._adapter(cell.training.peft),
             **self._resolved(cell.training, seed),
         )
         name = "/".join(part for part in (scenario, cell.method, cell.variant, str(size), f"seed{seed}") if part)

@@ -14,6 +14,7 @@ PINNED: "Mapping[str, str]" = {
     "transformers": "5.23",
     "trl": "1.16",
     "lm-eval": "0.4.13",
+    "peft": "0.21",
     "tokenizers": "0.23",
 }
 

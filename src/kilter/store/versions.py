@@ -7,6 +7,7 @@ from kilter import __version__
 
 LIBRARIES = (
     "accelerate",
+    "bitsandbytes",
     "boto3",
     "datasets",
     "deepspeed",

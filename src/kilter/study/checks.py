@@ -101,6 +101,14 @@ def check_methods(study: Study) -> "Iterator[Complaint]":
             if not wrong_already and (wrong := next(_check_settings((*path, "training"), cell.training), None)):
                 yield Complaint((*path, "training"), wrong.reason, wrong.fix)
                 break
+            if cell.training.peft is not None and METHODS[cell.method].reference == "moving":
+                own = "peft" in choice.training
+                reason = (
+                    f"the reference of {cell.method} moves with the policy, which takes all weights, not an adapter"
+                )
+                fix = "write `training: {peft: null}` inside the method, or leave the method out"
+                yield Complaint((*path, "training", "peft") if own else path, reason, fix)
+                break
             first = seen.setdefault(identity_of(cell), index)
             if first != index:
                 reason = f"this asks for the same training as {path_text(('methods', first))}"
@@ -289,6 +297,11 @@ def _check_settings(path: FieldPath, settings: SftSettings) -> "Iterator[Complai
     if distributed.zero != "auto" and distributed.zero < needed:
         reason = f"offload `{distributed.offload}` needs ZeRO {needed}{'' if needed == 3 else ' or more'}"
         yield Complaint((*path, "distributed", "zero"), reason, f"write {needed}, or leave it out")
+    peft = settings.peft if isinstance(settings, AlignSettings) else None
+    if peft is not None and peft.method == "qlora" and (distributed.zero not in ("auto", 0) or needed):
+        field = "offload" if needed else "zero"
+        reason = "QLoRA keeps its base in 4 bits on every device, which ZeRO cannot share out"
+        yield Complaint((*path, "distributed", field), reason, "leave it out, or write `method: lora` in `peft`")
     prompt = settings.max_prompt_length if isinstance(settings, AlignSettings) else None
     if prompt is not None and prompt >= settings.max_length:
         reason = f"max_prompt_length ({prompt}) leaves no room for an answer within max_length ({settings.max_length})"
@@ -325,6 +338,8 @@ def _right_name(name: str, method: Method) -> str:
 
 
 def _example(setting: str) -> str:
+    if setting == "peft":
+        return "{method: lora}"
     default = AlignSettings.model_fields[setting].default
     return number_text(default) if _is_number(default) else str(default or 8)
 
@@ -369,7 +384,7 @@ def _check_override(path: FieldPath, name: str, value: Any) -> "Iterator[Complai
         else:
             found = tuple(coerced(data, understood.model_dump()))
         for complaint in found:
-            yield Complaint(place, complaint.reason, complaint.fix)
+            yield Complaint((*place, *complaint.path[1:]), complaint.reason, complaint.fix)
 
 
 def _items(path: FieldPath, value: Any) -> list[tuple[FieldPath, Any]]:

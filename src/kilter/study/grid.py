@@ -69,7 +69,13 @@ def settings_of(cell: MethodCell) -> dict[str, Any]:
 
     How many processes train together is not among them, since it changes no result.
     """
-    return {**cell.hyperparameters, **cell.training.model_dump(exclude={"distributed"})}
+    settings = {**cell.hyperparameters, **cell.training.model_dump(exclude={"distributed", "peft"})}
+    peft = cell.training.peft
+    if peft is None:
+        return {**settings, "peft": "none"}
+    # Hyperparameters of methods are called alpha too.
+    adapter = {f"lora_{name}": value for name, value in peft.model_dump(exclude={"method"}).items()}
+    return {**settings, "peft": peft.method, **adapter, "lora_alpha": peft.resolved_alpha}
 
 
 def identity_of(cell: MethodCell) -> bytes:
@@ -85,7 +91,11 @@ def _combinations(axes: dict[str, Any]) -> "Iterator[dict[str, Any]]":
 
 def _variant(cell: MethodCell, others: list[MethodCell]) -> str:
     settings = settings_of(cell)
-    apart = [name for name in settings if any(settings_of(other)[name] != settings[name] for other in others)]
+    apart = [
+        name
+        for name in settings
+        if any(settings_of(other).get(name, settings[name]) != settings[name] for other in others)
+    ]
     return ",".join(f"{name}={_value_text(settings[name])}" for name in apart)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
-from kilter.model import Model
+from kilter.model import Model, is_absent
 
 Scenario = Literal["sft", "base", "instruct"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -103,6 +103,29 @@ class SftSettings(Model):
     """The processes that train one model together; part of no key."""
 
 
+class PeftSettings(Model):
+    """A low-rank adapter is trained in place of all weights: LoRA (arXiv 2106.09685) or QLoRA (arXiv 2305.14314).
+
+    Defaults: Zephyr's adapter recipe (alignment-handbook, zephyr-7b-dpo-qlora).
+    """
+
+    method: Literal["lora", "qlora"]
+    """`lora` freezes the parent model as it is; `qlora` holds it in 4 bits, which needs bitsandbytes and a GPU."""
+    rank: PositiveInt = 128
+    """Rank of each matrix's change (Zephyr: 128)."""
+    alpha: PositiveInt | None = None
+    """The change is scaled by alpha / rank; by default alpha is the rank (Zephyr: 128 of 128)."""
+    dropout: Share = 0.0
+    """Share of the adapters' inputs that is dropped (Zephyr writes 0.05, which TRL turns off without a word)."""
+    target: Literal["all-linear"] = "all-linear"
+    """Which matrices get an adapter: all of the blocks', not the output head."""
+
+    @property
+    def resolved_alpha(self) -> int:
+        """Alpha, the default worked out."""
+        return self.rank if self.alpha is None else self.alpha
+
+
 class AlignSettings(SftSettings):
     """Alignment. Defaults: Zephyr's DPO recipe (alignment-handbook, zephyr-7b-beta)."""
 
@@ -114,6 +137,8 @@ class AlignSettings(SftSettings):
     """Longest prompt plus answer in tokens (Zephyr: 1024)."""
     max_prompt_length: PositiveInt | None = None
     """Longest prompt in tokens, its end kept; by default half of max_length (Zephyr: 512 of 1024)."""
+    peft: PeftSettings | None = Field(default=None, exclude_if=is_absent)
+    """A low-rank adapter in place of all weights; by default all weights are trained."""
 
 
 class InstructTuning(Model):

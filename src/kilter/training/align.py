@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kilter.errors import StageFailed
+from kilter.training import layout
+from kilter.training.adapters import load_policy, save_adapter, trained_adapter
 from kilter.training.deepspeed import join, whole_model
 from kilter.training.holdout import measure_held_out, read_held_out
 from kilter.training.loop import checkpoint_folder, common_arguments, train, training_summary, write_metrics
-from kilter.training.models import load_model, load_tokenizer, save_model
+from kilter.training.models import load_tokenizer, save_model
 from kilter.training.tasks import alignment_task, alignment_trainer
 from kilter.training.trainers.watcher import Watcher
 
@@ -39,7 +41,7 @@ def run_align(
         mismatched: Parquet files (REFERENCE_MISMATCHED) that cover the training pairs, for KTO.
         holdout_reference: Parquet file (REFERENCE_PAIRS) of the held-out pairs.
         config: Everything that the outcome depends on.
-        output: Gets `model/` and `metrics.parquet`.
+        output: Gets `metrics.parquet` and `model/`, or `adapter/` where an adapter is trained.
         run: Whom to tell, when to stop, and where checkpoints go.
 
     Returns:
@@ -56,7 +58,7 @@ def run_align(
     held_out = read_held_out(data / "holdout.parquet", holdout_reference, task.objective)
     tokenizer = load_tokenizer(model)
     joined = join(run.parallel, model, config, task.schedule.dealt_to(run.parallel.place.processes))
-    policy, stored = load_model(model, joined.loading_device)
+    policy, stored = load_policy(model, config, joined)
     with checkpoint_folder(output, joined.place) as checkpoints:
         checkpoint = run.resume.latest()
         arguments = common_arguments(config, task.schedule, checkpoints, joined)
@@ -77,13 +79,18 @@ def run_align(
             config.precision,
             tokenizer.pad_token_id,
         )
-    trained = whole_model(trainer, joined)
-    if trained is None:
+    adapter = None if config.peft is None else trained_adapter(trainer, joined)
+    trained = None if config.peft is not None else whole_model(trainer, joined)
+    if not joined.place.first:
         return {}
     metrics = write_metrics(trainer, task.schedule, task.rows.lengths, output / "metrics.parquet")
     pairs = len(np.unique(np.concatenate(task.schedule.micro_batches)))
     summary = training_summary(trainer, config, task.schedule, metrics, pairs, joined)
-    save_model(trained, stored, model, data, output / "model")
+    if adapter is not None:
+        summary |= adapter.summary
+        save_adapter(adapter, model, data, output / layout.ADAPTER)
+    if trained is not None:
+        save_model(trained, stored, model, data, output / layout.MODEL)
     return {
         "method": config.method,
         "trainer": task.objective.trainer,

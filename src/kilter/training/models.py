@@ -8,13 +8,14 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, conversion_mapping
 
 from kilter.errors import StageFailed
+from kilter.training.layout import ADAPTER_BASE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_NOT_TOKENIZER = ("config.json", "generation_config.json", "README.md")
+_NOT_TOKENIZER = ("config.json", "generation_config.json", "README.md", "adapter_config.json", ADAPTER_BASE)
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".txt", ".model")
 CHAT_TEMPLATE = "chat_template.jinja"
 
@@ -73,13 +74,18 @@ def save_model(model: "PreTrainedModel", dtype: torch.dtype, source: "Path", dat
     """
     model = model.to(dtype)
     model.save_pretrained(folder)
+    copy_tokenizer(source, data, folder)
+    check_saved(folder, model)
+
+
+def copy_tokenizer(source: "Path", data: "Path", folder: "Path") -> None:
+    """Copy a model's tokenizer files as they are; a chat template beside the data wins over the model's."""
     for file in sorted(source.iterdir()):
         is_tokenizer = file.suffix in _TOKENIZER_SUFFIXES and not file.name.endswith(".index.json")
         if file.is_file() and is_tokenizer and file.name not in _NOT_TOKENIZER:
             shutil.copyfile(file, folder / file.name)
     if (data / CHAT_TEMPLATE).exists():
         shutil.copyfile(data / CHAT_TEMPLATE, folder / CHAT_TEMPLATE)
-    check_saved(folder, model)
 
 
 def check_saved(folder: "Path", model: "PreTrainedModel") -> None:

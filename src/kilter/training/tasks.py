@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kilter.errors import StageFailed
+from kilter.training.adapters import as_asked, lora_config
 from kilter.training.collate import PairCollator, UnpairedCollator
 from kilter.training.methods.objectives import checked_objective
 from kilter.training.rows import Reference, join_reference, read_pairs, whole_blocks
@@ -89,7 +90,7 @@ def alignment_trainer(
     """Make the trainer of the task's method, with its loss check in place.
 
     Args:
-        policy: The model to train.
+        policy: The model to train, or to train an adapter on.
         tokenizer: Its tokenizer, asked for special tokens only.
         task: What to train on.
         config: The method's configuration.
@@ -98,6 +99,9 @@ def alignment_trainer(
     """
     trainer = _trainer(policy, tokenizer, task, config, arguments, callbacks)
     trainer.optimise(task.objective, config.hyperparameters)
+    if config.peft is not None:
+        as_asked(trainer.model, config.peft)
+        trainer.drops = config.peft.dropout > 0
     return trainer
 
 
@@ -109,7 +113,7 @@ def _trainer(
     arguments: "dict[str, Any]",
     callbacks: "list[TrainerCallback]",
 ) -> "PairTrainer":
-    pad, objective = tokenizer.pad_token_id, task.objective
+    pad, objective, adapter = tokenizer.pad_token_id, task.objective, lora_config(config.peft)
     settings = {**arguments, **objective.arguments(config.hyperparameters)}
     paired = PairCollator(task.rows, task.reference, pad)
     if objective.trainer == "CPOTrainer":
@@ -122,11 +126,11 @@ def _trainer(
             "loss_type": objective.loss_type,
             "label_smoothing": 0.0,
         }
-        return PreparedCpoTrainer(policy, tokenizer, paired, CpoArguments(**settings), callbacks)
+        return PreparedCpoTrainer(policy, tokenizer, paired, CpoArguments(**settings), callbacks, adapter)
     if objective.trainer == "ORPOTrainer":
         from kilter.training.trainers.likelihood import OrpoArguments, PreparedOrpoTrainer
 
-        return PreparedOrpoTrainer(policy, tokenizer, paired, OrpoArguments(**settings), callbacks)
+        return PreparedOrpoTrainer(policy, tokenizer, paired, OrpoArguments(**settings), callbacks, adapter)
     settings["max_length"] = None
     if objective.trainer == "KTOTrainer":
         from trl import KTOConfig
@@ -135,7 +139,7 @@ def _trainer(
 
         unpaired = UnpairedCollator(task.rows, _fixed(task), task.mismatched, pad)
         kto = KTOConfig(**settings, loss_type=objective.loss_type, precompute_ref_log_probs=True)
-        return PreparedKtoTrainer(policy, tokenizer, unpaired, kto, callbacks)
+        return PreparedKtoTrainer(policy, tokenizer, unpaired, kto, callbacks, adapter)
     from trl import DPOConfig
 
     from kilter.training.trainers.dpo import PreparedDpoTrainer
@@ -149,7 +153,7 @@ def _trainer(
         return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, copy.deepcopy(policy))
     _fixed(task)
     settings["precompute_ref_log_probs"] = True
-    return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks)
+    return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, adapter=adapter)
 
 
 def _fixed(task: AlignmentTask) -> Reference:

@@ -14,6 +14,7 @@ from kilter.training.trainers.pairs import PairTrainer, no_model_hash
 from kilter.training.trainers.prepared import RowNumbers
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
     from trl import DPOConfig
@@ -39,6 +40,7 @@ class PreparedDpoTrainer(PairTrainer, DPOTrainer):  # type: ignore[misc]
         arguments: "DPOConfig",
         callbacks: "list[TrainerCallback]",
         moving_reference: "PreTrainedModel | None" = None,
+        adapter: "PeftConfig | None" = None,
     ) -> None:
         self.collate = collate
         self.rows = collate.rows
@@ -51,6 +53,7 @@ class PreparedDpoTrainer(PairTrainer, DPOTrainer):  # type: ignore[misc]
                 train_dataset=RowNumbers.of(len(collate.rows)),
                 processing_class=tokenizer,
                 callbacks=callbacks,
+                peft_config=adapter,
             )
         self.model.kilter_scores_tokens = True
         self.rewards: list[Tensor] = []

@@ -16,6 +16,7 @@ from trl.experimental.orpo import ORPOTrainer
 __all__ = ["CpoArguments", "LikelihoodTrainer", "OrpoArguments", "PreparedCpoTrainer", "PreparedOrpoTrainer"]
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
@@ -35,6 +36,7 @@ class LikelihoodTrainer(PairTrainer):
         collate: "PairCollator",
         arguments: "CpoArguments | OrpoArguments",
         callbacks: "list[TrainerCallback]",
+        adapter: "PeftConfig | None" = None,
     ) -> None:
         self.collate = collate
         self.rows = collate.rows
@@ -47,6 +49,7 @@ class LikelihoodTrainer(PairTrainer):
             train_dataset=RowNumbers.of(len(collate.rows)),
             processing_class=tokenizer,
             callbacks=callbacks,
+            peft_config=adapter,
         )
 
     def concatenated_forward(self, model: Any, batch: "Batch") -> Any:

@@ -36,6 +36,8 @@ class PairTrainer(PreparedTrainer):
     hyperparameters: "Mapping[str, float]"
     rows: "PairRows"
     first_loss_checked: bool = False
+    drops: bool = False
+    """An adapter's inputs are dropped at random; before its first step it adds nothing, and its loss has a formula."""
 
     def optimise(self, objective: "Objective", hyperparameters: "Mapping[str, float]") -> None:
         """Take the formula that the loss must agree with."""
@@ -62,7 +64,8 @@ class PairTrainer(PreparedTrainer):
             loss = self.weighted(super().compute_loss(self.forward_of(model), inputs, *args, **kwargs))
         if not self.first_loss_checked:
             # An idle process checks as well: under ZeRO 3 every forward pass needs all processes.
-            self._check_first_loss(inputs, float(loss.detach()))
+            if not (self.drops and self.state.global_step):
+                self._check_first_loss(inputs, float(loss.detach()))
             self.first_loss_checked = True
         return loss * 0 if self.idle else loss
 
@@ -125,8 +128,11 @@ class PairTrainer(PreparedTrainer):
 
     @torch.no_grad()
     def _check_first_loss(self, inputs: "Batch", loss: float) -> None:
+        # What is dropped later must not depend on this check.
+        self.model.train(not self.drops)
         with self.accelerator.autocast():
             scores, shift = self.scores(inputs)
+        self.model.train()
         wanted, ran = self.objective.loss_type, self.ran_loss_type()
         expected = self.objective.loss(scores, self.hyperparameters, shift, self.share, self.token_share)
         relative, absolute = (_RELATIVE_BF16, _ABSOLUTE_BF16) if self.args.bf16 else (_RELATIVE, _ABSOLUTE)
