@@ -112,6 +112,8 @@ class AlignConfig(TrainConfig):
     method: str
     hyperparameters: dict[str, float]
     size: int | Literal["all"]
+    steps: int | None = Field(default=None, exclude_if=is_absent)
+    """How long training lasts where that is a number of steps; `epochs` then says nothing and is 1."""
     peft: Adapter | None = Field(default=None, exclude_if=is_absent)
     """None trains all weights, and is no part of the key."""
 

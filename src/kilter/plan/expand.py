@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from kilter.model import Model
     from kilter.study.specification import (
+        AlignSettings,
         DataSource,
         ModelSource,
         PeftSettings,
@@ -368,7 +369,7 @@ class _Expansion:
             hyperparameters=dict(cell.hyperparameters),
             size=size,
             peft=self._adapter(cell.training.peft),
-            **self._resolved(cell.training, seed),
+            **self._resolved(cell.training, seed) | _budget(cell.training),
         )
         name = "/".join(part for part in (scenario, cell.method, cell.variant, str(size), f"seed{seed}") if part)
         aligned = self.graph.add("align", config, inputs, name, self._hints(cell.training))
@@ -439,6 +440,10 @@ class _Expansion:
             scores=scores,
             generations=generations,
         )
+
+
+def _budget(training: "AlignSettings") -> dict[str, Any]:
+    return {} if training.budget == "epochs" else {"epochs": 1.0, "steps": training.steps}
 
 
 def ancestors(nodes: "Mapping[Reference, Node]", start: Reference) -> set[Reference]:

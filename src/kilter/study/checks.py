@@ -302,10 +302,20 @@ def _check_settings(path: FieldPath, settings: SftSettings) -> "Iterator[Complai
         field = "offload" if needed else "zero"
         reason = "QLoRA keeps its base in 4 bits on every device, which ZeRO cannot share out"
         yield Complaint((*path, "distributed", field), reason, "leave it out, or write `method: lora` in `peft`")
+    if isinstance(settings, AlignSettings):
+        yield from _check_budget(path, settings)
     prompt = settings.max_prompt_length if isinstance(settings, AlignSettings) else None
     if prompt is not None and prompt >= settings.max_length:
         reason = f"max_prompt_length ({prompt}) leaves no room for an answer within max_length ({settings.max_length})"
         yield Complaint((*path, "max_prompt_length"), reason, f"write less than {settings.max_length}, or leave it out")
+
+
+def _check_budget(path: FieldPath, settings: AlignSettings) -> "Iterator[Complaint]":
+    if settings.budget == "steps" and settings.steps is None:
+        yield Complaint((*path, "budget"), "the budget is in steps, but there is no number of them", "add `steps`")
+    if settings.budget == "epochs" and settings.steps is not None:
+        fix = "add `budget: steps`, or leave `steps` out"
+        yield Complaint((*path, "steps"), "the budget is in epochs, so `steps` would do nothing", fix)
 
 
 def _check_choice(path: FieldPath, choice: MethodChoice) -> "Iterator[Complaint]":

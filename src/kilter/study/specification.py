@@ -137,6 +137,10 @@ class AlignSettings(SftSettings):
     """Longest prompt plus answer in tokens (Zephyr: 1024)."""
     max_prompt_length: PositiveInt | None = None
     """Longest prompt in tokens, its end kept; by default half of max_length (Zephyr: 512 of 1024)."""
+    budget: Literal["epochs", "steps"] = "epochs"
+    """What every training has the same amount of: `epochs`, so that larger sizes train longer, or `steps`."""
+    steps: PositiveInt | None = Field(default=None, exclude_if=is_absent)
+    """Optimizer steps of every training, with `budget: steps`; smaller sizes then see their pairs more often."""
     peft: PeftSettings | None = Field(default=None, exclude_if=is_absent)
     """A low-rank adapter in place of all weights; by default all weights are trained."""
 

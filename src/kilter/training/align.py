@@ -79,13 +79,15 @@ def run_align(
             config.precision,
             tokenizer.pad_token_id,
         )
-    adapter = None if config.peft is None else trained_adapter(trainer, joined)
+    adapter = None if config.peft is None else trained_adapter(trainer, config.peft, joined)
     trained = None if config.peft is not None else whole_model(trainer, joined)
     if not joined.place.first:
         return {}
     metrics = write_metrics(trainer, task.schedule, task.rows.lengths, output / "metrics.parquet")
     pairs = len(np.unique(np.concatenate(task.schedule.micro_batches)))
     summary = training_summary(trainer, config, task.schedule, metrics, pairs, joined)
+    if config.steps is not None:
+        summary["epochs"] = task.schedule.rows / len(task.used)
     if adapter is not None:
         summary |= adapter.summary
         save_adapter(adapter, model, data, output / layout.ADAPTER)

@@ -35,6 +35,11 @@ class Schedule:
         return math.ceil(len(self.micro_batches) / self.accumulation)
 
     @property
+    def rows(self) -> int:
+        """Rows that are trained on, each counted as often as it is."""
+        return sum(len(batch) for batch in self.micro_batches)
+
+    @property
     def effective_batch(self) -> float:
         """Rows per optimizer step, averaged over the full steps (over all, if none is full)."""
         rows = self.rows_per_step()
@@ -118,7 +123,14 @@ class Deal:
 
 
 def row_schedule(
-    lengths: Indices, epochs: float, batch_size: int, micro_batch_size: int, seed: int, unit: BatchUnit = "row"
+    lengths: Indices,
+    epochs: float,
+    batch_size: int,
+    micro_batch_size: int,
+    seed: int,
+    *,
+    steps: int | None = None,
+    unit: BatchUnit = "row",
 ) -> Schedule:
     """Shuffle rows once an epoch and cut the stream of all epochs into steps; the last step may be smaller.
 
@@ -133,12 +145,13 @@ def row_schedule(
         batch_size: Rows of a step.
         micro_batch_size: Most rows of a micro-batch.
         seed: What the order follows from.
+        steps: Train for so many steps, whatever `epochs` says.
         unit: With `micro-batch`, rows stay in their random order, since the loss compares those of a micro-batch.
 
     Raises:
         StageFailed: there are no rows, or too small a part of an epoch was asked for.
     """
-    stream = _stream(len(lengths), epochs, seed)
+    stream = _stream(len(lengths), epochs if steps is None else steps * batch_size / len(lengths), seed)
     micro = next(size for size in range(min(batch_size, micro_batch_size), 0, -1) if batch_size % size == 0)
     batches = []
     for start in range(0, len(stream), batch_size):
@@ -150,19 +163,27 @@ def row_schedule(
 
 
 def block_schedule(
-    blocks: "Sequence[Indices]", epochs: float, batch_size: int, micro_batch_size: int, seed: int
+    blocks: "Sequence[Indices]",
+    epochs: float,
+    batch_size: int,
+    micro_batch_size: int,
+    seed: int,
+    *,
+    steps: int | None = None,
 ) -> Schedule:
     """Shuffle whole blocks of rows once an epoch; a micro-batch is one or several whole blocks.
 
-    A step has as many rows as whole blocks allow nearest to `batch_size`.
+    A step has as many rows as whole blocks allow nearest to `batch_size`. The arguments are those of `row_schedule`.
 
     Raises:
         StageFailed: there are no blocks, or too small a part of an epoch was asked for.
     """
-    stream = _stream(len(blocks), epochs, seed)
-    typical = float(np.median([len(block) for block in blocks]))
+    typical = float(np.median([len(block) for block in blocks])) if blocks else 1.0
     per_micro = max(1, int(micro_batch_size / typical))
     accumulation = max(1, round(batch_size / (per_micro * typical)))
+    if steps is not None and blocks:
+        epochs = steps * accumulation * per_micro / len(blocks)
+    stream = _stream(len(blocks), epochs, seed)
     batches = tuple(
         np.concatenate([blocks[index] for index in stream[start : start + per_micro]])
         for start in range(0, len(stream), per_micro)

@@ -65,10 +65,10 @@ def alignment_task(
             raise StageFailed(
                 f"{config.method} needs whole blocks of pairs; the first {len(rows)} pairs hold none; use a larger size"
             )
-        schedule, used = block_schedule(blocks, *batches), np.concatenate(blocks)
+        schedule, used = block_schedule(blocks, *batches, steps=config.steps), np.concatenate(blocks)
     else:
         unit: BatchUnit = "micro-batch" if method.statistic == "order" else "row"
-        schedule, used = row_schedule(rows.longest, *batches, unit=unit), np.arange(len(rows))
+        schedule, used = row_schedule(rows.longest, *batches, steps=config.steps, unit=unit), np.arange(len(rows))
     return AlignmentTask(
         objective,
         rows,

@@ -155,6 +155,12 @@ TABLE = {
     "empty axis": Wrong(method(beta=[]), "methods[0].beta", "at least one value", "leave `beta` out"),
     "value twice on an axis": Wrong(method(beta=[1, 0.1, 1]), "methods[0].beta[2]", "listed twice", "remove"),
     "unknown override": Wrong(method(training={"lr": 1}), "methods[0].training.lr", "no setting", "`learning_rate`"),
+    "budget in steps without steps": Wrong(
+        {"training": {"align": {"budget": "steps"}}}, "training.align.budget", "no number of them", "add `steps`"
+    ),
+    "steps that nothing reads": Wrong(
+        {"training": {"align": {"steps": 100}}}, "training.align.steps", "would do nothing", "add `budget: steps`"
+    ),
     "hyperparameter as override": Wrong(
         method(training={"beta": 1}),
         "methods[0].training.beta",

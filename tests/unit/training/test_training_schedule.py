@@ -144,3 +144,15 @@ def test_dealt_to_processes_blocks_stay_whole():
     whole = {tuple(block) for block in blocks}
     assert deal.accumulation == 2
     assert {tuple(rows) for step in deal.steps for slot in step for rows in slot} == {*whole, ()}
+
+
+@pytest.mark.parametrize("rows", [5, 16, 100])
+def test_a_budget_of_steps_is_as_many_whatever_the_rows(rows):
+    lengths = np.arange(rows) + 1
+    schedule = row_schedule(lengths, 1.0, 8, 4, 0, steps=7)
+    assert schedule.steps == 7
+    assert schedule.rows_per_step().tolist() == [8] * 7
+    counts = np.bincount(np.concatenate(schedule.micro_batches), minlength=rows)
+    assert counts.max() - counts.min() <= 1
+    blocks = [np.arange(start, start + 8) for start in range(0, 8 * rows, 8)]
+    assert block_schedule(blocks, 1.0, 16, 8, 0, steps=7).steps == 7

@@ -284,7 +284,9 @@ class _Estimator:
         fit = self._fit(reference, node, _training(shape, recipe, 2, config, longest))
         if shape is not None and pairs is not None:
             forward = self._pair_operations(shape, data)
-            seen = pairs.times(config.epochs)
+            seen = (
+                pairs.times(config.epochs) if config.steps is None else Amount(float(config.steps * config.batch_size))
+            )
             training = _training_passes(recipe, fit)
             if any(role.startswith("mismatched/") for role in node.inputs):
                 training += 1  # mismatched answers are scored without gradients at every step
@@ -293,6 +295,8 @@ class _Estimator:
             if whole is not None:
                 work = _Work(whole, seen.value / config.micro_batch_size)
         steps = pairs and pairs.times(config.epochs / config.batch_size)
+        if config.steps is not None:
+            steps = Amount(float(config.steps))
         return self._estimated(
             node,
             shape,
