@@ -104,8 +104,8 @@ class TrainedAdapter:
     """What is recorded of it: JSON data."""
 
 
-def trained_adapter(trainer: "PairTrainer", joined: "Joined") -> TrainedAdapter | None:
-    """Return the trained adapter in the first process, None in the others.
+def trained_adapter(trainer: "PairTrainer", adapter: "Adapter", joined: "Joined") -> TrainedAdapter | None:
+    """Return the adapter that was trained, as `adapter` asks, in the first process, None in the others.
 
     All processes must ask for it: under ZeRO 3 each has a part. Loading a model is plain again afterwards.
     """
@@ -118,23 +118,18 @@ def trained_adapter(trainer: "PairTrainer", joined: "Joined") -> TrainedAdapter 
         if not joined.place.first:
             return None
         weights = {name: weight.detach().cpu().clone() for name, weight in trained.items()}
-    settings = model.peft_config["default"]
+    # Weights in 4 bits lie two in a byte, and those that ZeRO 3 shares out are empty: peft counts them all.
+    trainable, parameters = model.get_nb_trainable_parameters()
     return TrainedAdapter(
         get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False),
-        _portable(settings),
-        _summary(model),
+        _portable(model.peft_config["default"]),
+        {"parameters": parameters, "adapter": {**adapter.model_dump(), "trainable_parameters": trainable}},
     )
 
 
 def _portable(settings: "PeftConfig") -> dict[str, Any]:
     values = settings.to_dict() | {"base_model_name_or_path": None, "revision": None, "inference_mode": True}
     return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
-
-
-def _summary(model: "PeftModel") -> dict[str, Any]:
-    # Weights in 4 bits lie two in a byte, and those that ZeRO 3 shares out are empty: peft counts them all.
-    trainable, parameters = model.get_nb_trainable_parameters()
-    return {"parameters": parameters, "trainable_parameters": trainable}
 
 
 def _gathered(weights: list[nn.Parameter], joined: "Joined") -> Any:

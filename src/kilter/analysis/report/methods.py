@@ -1,9 +1,14 @@
 """What each method of the study is, and the loss that was in force when it trained."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from kilter.analysis.report.formatting import count, significant
 from kilter.analysis.report.index import Index, unique
 from kilter.study.methods import METHODS, method_label
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LIBRARIES = ("trl", "transformers", "torch", "deepspeed", "peft")
 
@@ -17,7 +22,7 @@ class MethodRow:
     objective: str
     paper: str
     trained: tuple[str, ...]
-    """Trainer, loss type and averaging, with the libraries' versions; more than one where trainings differ."""
+    """Trainer, loss type, averaging and adapter, with the libraries' versions; more than one where trainings differ."""
     note: str
 
 
@@ -47,4 +52,18 @@ def _trained(index: Index, name: str, key: str) -> str:
     stage = index.stage_of(model)
     versions = stage.versions if stage else {}
     libraries = ", ".join(f"{library} {versions[library]}" for library in _LIBRARIES if library in versions)
-    return "; ".join(part for part in (computed, str(model.training.get("averaging") or ""), libraries) if part)
+    parts = (computed, str(model.training.get("averaging") or ""), adapter_text(model.training), libraries)
+    return "; ".join(part for part in parts if part)
+
+
+def adapter_text(training: "Mapping[str, Any]") -> str:
+    """Say which adapter was trained in place of all weights; empty where none was."""
+    adapter = training.get("adapter")
+    if not adapter:
+        return ""
+    name = {"lora": "LoRA", "qlora": "QLoRA"}.get(adapter["method"], adapter["method"])
+    dropout = f", dropout {significant(adapter['dropout'])}" if adapter["dropout"] else ""
+    trained, weights = count(adapter["trainable_parameters"]), count(training.get("parameters"))
+    shape = f"rank {adapter['rank']}, alpha {adapter['alpha']}{dropout}"
+    place = adapter["target"].replace("-", " ")
+    return f"{name}, {shape} on {place} layers, {trained} trained of {weights} weights"

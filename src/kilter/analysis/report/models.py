@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from kilter.analysis.report.formatting import NOTHING, count, duration, fixed, share, significant
 from kilter.analysis.report.index import Index, model_name, unique
+from kilter.analysis.report.methods import adapter_text
 from kilter.analysis.results import ModelResult
 from kilter.analysis.verdict import FEW_STEPS
 
@@ -84,6 +85,8 @@ def _model_row(index: Index, model: ModelResult) -> ModelRow:
     plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float | bool)}
     hyperparameters = dict(training.get("hyperparameters") or {})
     first = {name: plain[name] for name in _SHOWN_FIRST if name in plain}
+    if adapter := adapter_text(training):
+        first["adapter"] = adapter
     further = {name: value for name, value in plain.items() if name not in first and name not in _SHOWN_APART}
     return ModelRow(
         name=index.full_name(model),
