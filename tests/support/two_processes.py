@@ -18,6 +18,7 @@ from typing import Any
 import tiny_training
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from kilter.training.parallel import Parallel, place_from
 from kilter.training.sft import run_sft
@@ -49,6 +50,7 @@ def spread(run: Any, zero: Any, offload: Any = "none") -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    unset_hf_deepspeed_config()
     return replace(run, parallel=Parallel(place, launched=True, zero=zero, offload=offload))
 
 

@@ -7,6 +7,7 @@ and train; of a stage that does not train they only wait for the end.
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ class Beside:
         """Tell the others, as the first, how a stage ended, and give them time to hear it: the board may be ours."""
         self._board.set(f"ended/{reference}", json.dumps(asdict(word)))
         until = time.monotonic() + _GOODBYE_SECONDS
-        while self._board.add(f"heard/{reference}", 0) < self._processes - 1 and time.monotonic() < until:
+        while self._board.add(f"left/{reference}", 0) < self._processes - 1 and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
 
     def begins(self, reference: "Reference", stop: "Callable[[], bool]") -> Word:
@@ -72,9 +73,12 @@ class Beside:
         Raises:
             StageFailed: told to stop while waiting.
         """
-        word = self._word(f"ended/{reference}", stop)
-        self._board.add(f"heard/{reference}", 1)
-        return word
+        return self._word(f"ended/{reference}", stop)
+
+    def leave(self, reference: "Reference") -> None:
+        """Let the first process know that this one waits for nothing more."""
+        with suppress(Exception):  # the first may be gone, and with it the board
+            self._board.add(f"left/{reference}", 1)
 
     def _word(self, key: str, stop: "Callable[[], bool]") -> Word:
         while not self._board.check([key]):

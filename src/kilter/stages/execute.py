@@ -114,6 +114,8 @@ def _follow(process: _Process, beside: Beside, reference: Reference) -> Outcome:
     except Exception as error:
         traceback.print_exc()
         return _failed(process, reference, f"{type(error).__name__}: {error}")
+    finally:
+        beside.leave(reference)
     return Outcome(reference, process.store.manifest(reference) if word.made else None, word.error)
 
 
