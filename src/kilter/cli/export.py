@@ -1,5 +1,6 @@
 """`kilter export`: brings a model out of the store."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -47,6 +48,8 @@ def export(
     if adapter and not is_adapter(manifest):
         raise WrongInput(f"{reference.short} ({manifest.label}) is a whole model, not an adapter; leave --adapter out")
     if is_adapter(manifest) and not adapter:
+        # DeepSpeed, which comes along with what merges, would remark on every machine without a GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         with tempfile.TemporaryDirectory(prefix="kilter-export-") as scratch:
             merged = merged_model(opened, manifest, Path(scratch))
             shutil.copytree(merged, to, dirs_exist_ok=True, copy_function=shutil.copyfile)

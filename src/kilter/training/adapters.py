@@ -6,6 +6,7 @@ training, and its log-probabilities are those of the `reference` stage.
 """
 
 import json
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,10 @@ def merge_adapter(base: "Path", adapter: "Path", folder: "Path") -> None:
 
     model, stored = load_model(base, "cpu")
     try:
-        with_adapter = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        with warnings.catch_warnings():
+            # peft asks transformers for what is called otherwise now.
+            warnings.simplefilter("ignore", FutureWarning)
+            with_adapter = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
     except (RuntimeError, ValueError, KeyError) as error:
         raise StageFailed(f"the adapter does not fit the model it is merged into: {error}") from error
     expected, present = load_file(adapter / WEIGHTS).keys(), _adapter_names(with_adapter)
