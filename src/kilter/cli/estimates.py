@@ -22,7 +22,7 @@ _MOST_NAMED = 3
 _RECOMPUTES = "*"
 _OFFLOAD_MARKS = {"none": "", "optimizer": "†", "parameters": "‡"}
 _MARKS = {
-    _RECOMPUTES: "only with activation checkpointing, which trainers do not switch on by themselves yet",
+    _RECOMPUTES: "with activation checkpointing, which trainers switch on where memory needs it",
     "†": "with the optimizer's states in the host's memory (`distributed: {offload: optimizer}` in the study)",
     "‡": "with all states in the host's memory (`distributed: {offload: parameters}` in the study)",
 }

@@ -57,7 +57,8 @@ def run_align(
     task = alignment_task(data, reference, mismatched, config)
     held_out = read_held_out(data / "holdout.parquet", holdout_reference, task.objective)
     tokenizer = load_tokenizer(model)
-    joined = join(run.parallel, model, config, task.schedule.dealt_to(run.parallel.place.processes))
+    deal = task.schedule.dealt_to(run.parallel.place.processes)
+    joined = join(run.parallel, model, config, deal, 2, int(task.rows.longest.max()))
     policy, stored = load_policy(model, config, joined)
     with checkpoint_folder(output, joined.place) as checkpoints:
         checkpoint = run.resume.latest()

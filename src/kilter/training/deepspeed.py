@@ -1,5 +1,6 @@
 """Joins the processes that train one model together, and puts together what ZeRO keeps apart."""
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -7,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from kilter.errors import StageFailed
-from kilter.training.parallel import Parallel, Place, deepspeed_config, smallest_zero
+from kilter.plan.estimates.fitting import Training, recipe_of
+from kilter.plan.estimates.memory import Parallelism
+from kilter.plan.estimates.shapes import shape_of_config
+from kilter.training.parallel import Parallel, Place, deepspeed_config, settled_parallelism
 from kilter.training.precision import device_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kilter.plan.configs import TrainConfig
-    from kilter.training.parallel import Offload, Zero
+    from kilter.plan.estimates.memory import Offload, Zero
     from kilter.training.schedule import Deal
     from kilter.training.trainers.prepared import PreparedTrainer
 
@@ -34,6 +36,8 @@ class Joined:
     offload: "Offload" = "none"
     config: dict[str, Any] | None = None
     """DeepSpeed's configuration; None where DeepSpeed has no part in it."""
+    checkpointing: bool = False
+    """Activations of a block are computed again in the backward pass instead of kept."""
     loading: HfDeepSpeedConfig | None = None
     """While it is there, transformers loads models in parts, as ZeRO 3 wants them."""
 
@@ -53,29 +57,33 @@ class Joined:
             "processes": self.place.processes,
             "zero": self.zero,
             "offload": self.offload,
+            "activation_checkpointing": self.checkpointing,
             "deepspeed": self.config,
         }
 
 
-def join(parallel: Parallel, model: Path, config: "TrainConfig", deal: "Deal") -> Joined:
-    """Join the other processes, if there are any, and settle which ZeRO stage it is to be.
+def join(
+    parallel: Parallel, model: Path, config: "TrainConfig", deal: "Deal", sequences_per_row: int, longest: int
+) -> Joined:
+    """Join the other processes, if there are any, and settle which ZeRO stage it is to be, and what is kept.
 
     Args:
         parallel: What was asked for, and where this process stands.
         model: Folder of the model to train.
         config: Of the training.
         deal: The schedule, dealt out to the processes.
+        sequences_per_row: One for a conversation, two for a pair.
+        longest: Tokens of the longest sequence.
     """
     device, place = device_name(), parallel.place
-    if not parallel.launched:
-        return Joined(place, device)
     if device == "cuda":
         torch.cuda.set_device(place.local_rank)
-    if not torch.distributed.is_initialized():
+    if parallel.launched and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    zero = _settled(parallel, model, config, device)
+    settled = _settled(parallel, model, config, device, sequences_per_row, longest)
+    zero = settled.zero
     if zero == 0:
-        return Joined(place, device)
+        return Joined(place, device, checkpointing=settled.checkpointing)
     _join_deepspeed(device)
     settings = deepspeed_config(
         zero,
@@ -88,7 +96,7 @@ def join(parallel: Parallel, model: Path, config: "TrainConfig", deal: "Deal") -
         device=device,
     )
     loading = HfDeepSpeedConfig(settings) if zero == 3 else None
-    return Joined(place, device, zero, parallel.offload, settings, loading)
+    return Joined(place, device, zero, parallel.offload, settings, settled.checkpointing, loading)
 
 
 def whole_model(trainer: "PreparedTrainer", joined: Joined) -> "PreTrainedModel | None":
@@ -110,33 +118,27 @@ def whole_model(trainer: "PreparedTrainer", joined: Joined) -> "PreTrainedModel 
     return whole
 
 
-def _settled(parallel: Parallel, model: Path, config: "TrainConfig", device: str) -> "Zero":
-    if parallel.zero != "auto":
-        return parallel.zero
+def _settled(
+    parallel: Parallel, model: Path, config: "TrainConfig", device: str, sequences_per_row: int, longest: int
+) -> Parallelism:
+    processes = parallel.place.processes
     if device == "cpu":
         # One machine's memory holds all its processes, so that parts of a model in each of them save little.
-        return smallest_zero(0, 0, parallel.place.processes, config.precision, parallel.offload)
+        stages: dict[Offload, Zero] = {"none": 0, "optimizer": 2, "parameters": 3}
+        zero = stages[parallel.offload] if parallel.zero == "auto" else parallel.zero
+        return Parallelism(processes, zero, parallel.offload)
     here = torch.cuda.get_device_properties(parallel.place.local_rank).total_memory
-    least = torch.tensor(here, dtype=torch.int64, device="cuda")
-    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
-    return smallest_zero(parameters_in(model), int(least), parallel.place.processes, config.precision, parallel.offload)
-
-
-def parameters_in(model: Path) -> int:
-    """Return how many numbers the safetensors files of a model hold, without reading them.
-
-    Raises:
-        StageFailed: there are none.
-    """
-    count = 0
-    for file in sorted(model.glob("*.safetensors")):
-        with safe_open(file, "np") as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is no mapping
-                shape = weights.get_slice(name).get_shape()
-                count += int(torch.Size(shape).numel())
-    if not count:
-        raise StageFailed(f"{model} holds no safetensors weights")
-    return count
+    if parallel.launched:
+        smallest = torch.tensor(here, dtype=torch.int64, device="cuda")
+        torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+        here = int(smallest)
+    shape = shape_of_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
+    work = None
+    if shape is not None:
+        work = Training(
+            shape, recipe_of(config), sequences_per_row, config.micro_batch_size, config.batch_size, longest
+        )
+    return settled_parallelism(work, here, processes, parallel.zero, parallel.offload)
 
 
 def _join_deepspeed(device: str) -> None:

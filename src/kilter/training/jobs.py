@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from kilter.model import Model
-from kilter.training.parallel import Offload, Zero
+from kilter.plan.estimates.memory import Offload, Zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

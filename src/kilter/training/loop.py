@@ -86,7 +86,7 @@ def common_arguments(
         "ddp_backend": backend if processes > 1 or joined.config else None,
         "ddp_find_unused_parameters": False,
         "deepspeed": joined.config,
-        "activation_checkpointing": False,
+        "activation_checkpointing": joined.checkpointing,
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,

@@ -4,23 +4,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kilter.errors import WrongInput
+from kilter.plan.estimates.fitting import Allowed, fit_within
+from kilter.plan.estimates.hardware import hardware, usable_of
+from kilter.plan.estimates.memory import Offload, Parallelism, Zero
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kilter.plan.estimates.fitting import Training
     from kilter.training.precision import Precision
-
-Zero = Literal[0, 1, 2, 3]
-Offload = Literal["none", "optimizer", "parameters"]
 
 RANK, PROCESSES, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"
 _ADDRESS, _PORT = "MASTER_ADDR", "MASTER_PORT"
-
-_SHARE_FOR_STATES = 0.7
-"""What is left of a device's memory is for activations, buffers and fragments."""
-
-_STATES_BYTES: "Mapping[Precision, tuple[int, int, int]]" = {"fp32": (4, 4, 8), "bf16": (2, 2, 12)}
-"""Bytes a parameter of weights, of gradients, and of AdamW's moments with, in bf16, a float32 copy of the weights."""
 
 
 @dataclass(frozen=True)
@@ -77,40 +72,32 @@ def place_from(environment: "Mapping[str, str]") -> Place | None:
     return place
 
 
-def state_bytes(parameters: int, processes: int, zero: Zero, precision: "Precision") -> int:
-    """Return the bytes that weights, gradients and optimizer take on each device (Rajbhandari et al. 2020, section 3).
+def settled_parallelism(
+    work: "Training | None", device_bytes: int, processes: int, zero: Literal["auto"] | Zero, offload: Offload
+) -> Parallelism:
+    """Return what a training on GPUs keeps where, by the same arithmetic as the plan's estimate.
 
-    ZeRO 1 shares the optimizer's state out among the processes, ZeRO 2 the gradients too, ZeRO 3 the weights as well.
-    """
-    weights, gradients, optimizer = (parameters * size for size in _STATES_BYTES[precision])
-    if zero == 0:
-        # Without DeepSpeed the weights are kept in float32 and computed with in bf16.
-        return parameters * sum(_STATES_BYTES["fp32"])
-    shared = optimizer + (gradients if zero > 1 else 0) + (weights if zero > 2 else 0)
-    return weights + gradients + optimizer - shared + -(-shared // processes)
-
-
-def smallest_zero(
-    parameters: int, device_bytes: int, processes: int, precision: "Precision", offload: Offload = "none"
-) -> Zero:
-    """Return the smallest ZeRO stage whose states fit a device, since each stage talks more than the one before.
+    The lowest ZeRO stage that fits is taken, since each talks more than the one before; activations are computed again
+    only where memory needs it.
 
     Args:
-        parameters: Of the model.
+        work: What the training asks of memory; None where the model's architecture is not one that estimates know.
         device_bytes: Memory of the smallest device.
         processes: How many share the states.
-        precision: What the training computes in.
+        zero: What the study asks for.
         offload: What is kept in the machine's memory; the optimizer's state asks for stage 2, the weights for stage 3.
 
     Returns:
-        The stage; 3 if not even that fits, so that the device's own error tells what is missing.
+        The parallelism. If none fits, or that is not known, the one that saves most, so that the device's own error
+        tells what is missing.
     """
-    if offload != "none":
-        return 2 if offload == "optimizer" else 3
-    stages: tuple[Zero, ...] = (0, 1, 2) if processes > 1 else (0,)
-    room = device_bytes * _SHARE_FOR_STATES
-    fitting = (stage for stage in stages if state_bytes(parameters, processes, stage, precision) <= room)
-    return next(fitting, 3 if processes > 1 else 0)
+    allowed = Allowed(processes, processes, None if zero == "auto" else zero, offload)
+    if work is not None:
+        usable = usable_of(device_bytes, hardware().use["gpu"])
+        if (fit := fit_within(work, usable, allowed)) is not None:
+            return fit.parallelism
+    most: Zero = 3 if processes > 1 or offload == "parameters" else 2 if offload == "optimizer" else 0
+    return Parallelism(processes, most if zero == "auto" else zero, offload, checkpointing=True)
 
 
 def deepspeed_config(

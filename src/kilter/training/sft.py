@@ -44,7 +44,8 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
     schedule = row_schedule(
         rows.input_ids.lengths, config.epochs, config.batch_size, config.micro_batch_size, config.seed
     )
-    joined = join(run.parallel, model, config, schedule.dealt_to(run.parallel.place.processes))
+    deal = schedule.dealt_to(run.parallel.place.processes)
+    joined = join(run.parallel, model, config, deal, 1, int(rows.input_ids.lengths.max()))
     tokenizer = load_tokenizer(model)
     policy, stored = load_model(model, joined.loading_device)
     with checkpoint_folder(output, joined.place) as checkpoints:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kilter.errors import StageFailed
+from kilter.errors import StageFailed, WrongInput
 from kilter.training.adapters import as_asked, lora_config
 from kilter.training.collate import PairCollator, UnpairedCollator
 from kilter.training.methods.objectives import checked_objective
@@ -147,6 +147,7 @@ def _trainer(
     # What is ours is never computed by TRL, which wants a name all the same.
     settings["loss_type"] = ["sigmoid"] if objective.ours else objective.loss_type.split("+")
     if task.method.reference == "moving":
+        _refuse_parts(arguments)
         values = config.hyperparameters
         settings |= {"sync_ref_model": True, "ref_model_mixup_alpha": values["alpha"]}
         settings["ref_model_sync_steps"] = int(values["sync_steps"])
@@ -154,6 +155,15 @@ def _trainer(
     _fixed(task)
     settings["precompute_ref_log_probs"] = True
     return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, adapter=adapter)
+
+
+def _refuse_parts(arguments: "dict[str, Any]") -> None:
+    stage = (arguments.get("deepspeed") or {}).get("zero_optimization", {}).get("stage")
+    if stage == 3:
+        raise WrongInput(
+            "a reference that moves is a second model, which ZeRO 3 would keep in parts that no checkpoint holds: "
+            "write `distributed: {zero: 2}` for this method, or less"
+        )
 
 
 def _fixed(task: AlignmentTask) -> Reference:

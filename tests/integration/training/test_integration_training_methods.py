@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_training
 
+from kilter.plan.estimates.memory import Parallelism
 from kilter.study.methods import METHODS
+from kilter.training import deepspeed
 from kilter.training.methods.objectives import OBJECTIVES
 
 STEPS = 20
@@ -36,3 +38,13 @@ def test_every_method_trains_and_micro_batches_do_not_matter(world, method, tmp_
     if method not in OF_A_BATCH:
         _, cut = trained(world, method, tmp_path / "cut", micro_batch_size=2)
         assert cut[:10] == pytest.approx(whole[:10], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "orpo"])
+def test_activations_that_are_computed_again_change_nothing(world, method, tmp_path, monkeypatch):
+    kept, losses = trained(world, method, tmp_path / "kept", micro_batch_size=8)
+    again = Parallelism(1, 0, "none", checkpointing=True)
+    monkeypatch.setattr(deepspeed, "_settled", lambda *_: again)
+    recomputed, others = trained(world, method, tmp_path / "again", micro_batch_size=8)
+    assert (kept["activation_checkpointing"], recomputed["activation_checkpointing"]) == (False, True)
+    assert others == pytest.approx(losses, rel=1e-5)

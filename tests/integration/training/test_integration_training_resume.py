@@ -58,7 +58,7 @@ def assert_same(ours, theirs):
         assert torch.equal(weight, theirs[0][name]), name
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto", "cpo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "orpo", "bco", "tr-dpo"])
 def test_stopped_and_continued_is_as_if_never_stopped(world, uninterrupted, method, tmp_path):
     resume = tiny_training.FolderResume(tmp_path)
     for stop_after in (3, 2):

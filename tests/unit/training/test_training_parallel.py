@@ -5,55 +5,56 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilter.errors import WrongInput
-from kilter.training.parallel import Place, deepspeed_config, place_from, smallest_zero, state_bytes
+from kilter.plan.estimates.fitting import Training
+from kilter.plan.estimates.memory import Parallelism, Recipe
+from kilter.plan.estimates.shapes import shape_of_config
+from kilter.training.parallel import Place, deepspeed_config, place_from, settled_parallelism
 
-GIB = 1 << 30
-BILLION = 10**9
+MISTRAL = {
+    "model_type": "mistral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "tie_word_embeddings": False,
+}
+SMALL = MISTRAL | {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
 
 
-def test_states_are_those_of_the_paper():
-    """Rajbhandari et al. 2020, figure 1: 7.5B parameters, 64 devices, mixed precision."""
-    wanted = {1: 31.4, 2: 16.6, 3: 1.9}
-    for stage, gigabytes in wanted.items():
-        assert state_bytes(7_500_000_000, 64, stage, "bf16") / BILLION == pytest.approx(gigabytes, abs=0.05)
+def settled(config, gigabytes, processes, zero="auto", offload="none", precision="bf16"):
+    shape = shape_of_config(config)
+    recipe = Recipe(weights="fp32", compute=precision, packed=True)
+    work = Training(shape, recipe, 2, micro_batch=8, batch_size=128, longest=1024)
+    return work, settled_parallelism(work, int(gigabytes * 1e9), processes, zero, offload)
 
 
-@given(parameters=st.integers(1, 10**11), processes=st.integers(1, 512), precision=st.sampled_from(["fp32", "bf16"]))
-def test_each_stage_takes_no_more_than_the_one_before_and_shares_add_up(parameters, processes, precision):
-    plain, *shared = (state_bytes(parameters, processes, stage, precision) for stage in (0, 1, 2, 3))
-    assert plain == 16 * parameters
-    assert [plain, *shared] == sorted([plain, *shared], reverse=True)
-    assert processes * shared[-1] >= 16 * parameters
+@given(gigabytes=st.integers(10, 200), processes=st.sampled_from([1, 2, 4, 8, 16]))
+def test_what_is_settled_on_fits_and_nothing_that_talks_or_computes_less_does(gigabytes, processes):
+    work, chosen = settled(MISTRAL, gigabytes, processes)
+    usable = gigabytes * 1e9 * 0.95 - 1e9
+    order = [Parallelism(processes, zero, "none", again) for again in (False, True) for zero in (0, 1, 2, 3)]
     if processes == 1:
-        assert set(shared) == {plain}
+        order = [each for each in order if each.zero == 0]
+    fits = [each for each in order if work.memory(each).total <= usable]
+    assert chosen == (fits[0] if fits else order[-1])
 
 
-@given(
-    parameters=st.integers(1, 10**11),
-    memory=st.integers(GIB, 200 * GIB),
-    processes=st.integers(1, 64),
-    precision=st.sampled_from(["fp32", "bf16"]),
-)
-def test_the_stage_that_is_chosen_fits_and_no_smaller_one_does(parameters, memory, processes, precision):
-    chosen = smallest_zero(parameters, memory, processes, precision)
-    room = memory * 0.7
-    fits = [state_bytes(parameters, processes, stage, precision) <= room for stage in (0, 1, 2, 3)]
-    if processes == 1:
-        assert chosen == 0
-    elif any(fits):
-        assert chosen == fits.index(True)
-    else:
-        assert chosen == 3
+def test_small_models_are_trained_whole_and_large_ones_in_parts():
+    assert settled(SMALL, 80, 8)[1] == Parallelism(8, 0, "none", checkpointing=False)
+    assert settled(MISTRAL, 80, 8)[1].zero > 0
 
 
-def test_small_models_are_trained_without_zero_and_large_ones_in_parts():
-    chosen = [smallest_zero(count * BILLION, 80 * GIB, 8, "bf16") for count in (1, 7, 13, 32)]
-    assert chosen == [0, 1, 2, 3]
+def test_what_the_study_asks_for_is_kept():
+    assert settled(SMALL, 80, 8, zero=3)[1].zero == 3
+    assert settled(SMALL, 80, 1, offload="optimizer")[1].zero == 2
+    assert settled(SMALL, 80, 1, offload="parameters")[1].zero == 3
 
 
-def test_what_is_kept_in_the_machine_s_memory_asks_for_a_stage():
-    assert smallest_zero(BILLION, 80 * GIB, 1, "bf16", "optimizer") == 2
-    assert smallest_zero(BILLION, 80 * GIB, 1, "bf16", "parameters") == 3
+def test_a_model_that_estimates_do_not_know_is_trained_in_the_way_that_saves_most():
+    assert settled_parallelism(None, 80 * 10**9, 8, "auto", "none") == Parallelism(8, 3, "none", checkpointing=True)
+    assert settled_parallelism(None, 80 * 10**9, 1, "auto", "none") == Parallelism(1, 0, "none", checkpointing=True)
 
 
 def configuration(zero, offload="none", device="cpu", precision="fp32"):

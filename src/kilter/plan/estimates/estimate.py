@@ -18,7 +18,7 @@ from kilter.plan.configs import (
 from kilter.plan.estimates import storage
 from kilter.plan.estimates.amounts import Amount, Total, product, total
 from kilter.plan.estimates.cost import cost_of
-from kilter.plan.estimates.fitting import Allowed, Fit, Scoring, Training, candidates, remedies, smallest_fit
+from kilter.plan.estimates.fitting import Allowed, Fit, Scoring, Training, candidates, recipe_of, remedies, smallest_fit
 from kilter.plan.estimates.known import Lengths, Rows
 from kilter.plan.estimates.memory import BYTES, Batch, Memory, Parallelism, Recipe
 from kilter.plan.estimates.shapes import ModelShape, shape_of_architecture
@@ -533,11 +533,6 @@ class _Estimator:
             store_bytes=store_bytes,
             price=self.price,
         )
-
-
-def recipe_of(config: TrainConfig) -> Recipe:
-    """Return how a training holds its model: weights in 32 bits, cast as they are used; packed; on a fused head."""
-    return Recipe(weights="fp32", compute=config.precision, packed=True, fused_head=True)
 
 
 def _allowed(node: "Node", most: int) -> Allowed:

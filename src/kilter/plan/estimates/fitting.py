@@ -3,19 +3,47 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kilter.plan.configs import AlignConfig
 from kilter.plan.estimates.hardware import CPU, hardware, machine_named
-from kilter.plan.estimates.memory import Batch, Memory, Offload, Parallelism, Zero, scoring_memory, training_memory
+from kilter.plan.estimates.memory import (
+    Batch,
+    Memory,
+    Offload,
+    Parallelism,
+    Recipe,
+    Zero,
+    scoring_memory,
+    training_memory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kilter.plan.configs import TrainConfig
     from kilter.plan.estimates.hardware import Machine
-    from kilter.plan.estimates.memory import Recipe
     from kilter.plan.estimates.shapes import ModelShape
 
 MOST_GPUS = 1024
 SUGGESTED_RANK = 16
 SHORTEST = 64
+
+
+def recipe_of(config: "TrainConfig") -> Recipe:
+    """Return how a training holds its model: weights in 32 bits, cast as they are used; packed; on a fused head.
+
+    What an adapter is trained on is frozen, and held in what is computed in, or in 4 bits.
+    """
+    adapter = config.peft if isinstance(config, AlignConfig) else None
+    if adapter is None:
+        return Recipe(weights="fp32", compute=config.precision, packed=True, fused_head=True)
+    return Recipe(
+        weights=config.precision,
+        compute=config.precision,
+        adapter_rank=adapter.rank,
+        quantised=adapter.method == "qlora",
+        packed=True,
+        fused_head=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -89,10 +117,14 @@ def smallest_fit(work: Training | Scoring, machine: "Machine", allowed: Allowed)
     Offloading to the host is slow, so it is tried only where no number of GPUs does without; first of the optimizer's
     states, then of the weights. None where nothing fits.
     """
-    usable = machine.usable_bytes
+    return fit_within(work, machine.usable_bytes, allowed)
+
+
+def fit_within(work: Training | Scoring, usable_bytes: float | None, allowed: Allowed) -> Fit | None:
+    """Return what `smallest_fit` does for a device that tensors can have so many bytes of; None sets no limit."""
     for parallelism in candidates(work, allowed):
         memory = work.memory(parallelism)
-        if usable is None or memory.total <= usable:
+        if usable_bytes is None or memory.total <= usable_bytes:
             return Fit(parallelism, memory)
     return None
 

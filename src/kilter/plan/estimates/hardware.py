@@ -106,8 +106,7 @@ class Machine:
         """Bytes that tensors can have; None where the table sets no limit."""
         if self.figures.memory_gb is None:
             return None
-        whole = self.figures.memory_gb.value * 1e9
-        return whole * (1 - self.use.fragmentation.value) - self.use.context_gb.value * 1e9
+        return usable_of(self.figures.memory_gb.value * 1e9, self.use)
 
     def flops(self, stage: str, precision: "Precision") -> float:
         """Return the operations a second that a stage gets out of one machine."""
@@ -132,6 +131,11 @@ class Machine:
 def hardware() -> Table:
     """Return the table that Kilter ships."""
     return Table.model_validate(yaml.load(TABLE.read_text(encoding="utf-8"), Loader=_LOADER))  # noqa: S506 - a SafeLoader
+
+
+def usable_of(device_bytes: float, use: Use) -> float:
+    """Return the bytes that tensors can have of a device's memory."""
+    return device_bytes * (1 - use.fragmentation.value) - use.context_gb.value * 1e9
 
 
 def machine_named(name: str) -> Machine:
