@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
+from studies import SMALL_STUDY
 
 from kilter.cli import methods_page
 from kilter.cli.main import app, main
 from kilter.cli.reference import TARGET, reference_text
 from kilter.study.methods import METHODS
+from kilter.training import four_bits
 
 HEAVY = ("torch", "kfp", "transformers", "trl", "lm_eval", "pandas", "scipy", "boto3", "pyarrow")
 
@@ -111,3 +114,20 @@ def test_init_writes_a_study_that_is_valid_and_keeps_what_is_there(tmp_path: Pat
     path.write_text("mine")
     assert main(["init", str(path)]) == 2
     assert path.read_text() == "mine"
+
+
+def test_training_in_4_bits_is_refused_beforehand_where_this_machine_cannot_train_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(four_bits, "accelerator_present", lambda: False)
+    quantised = {"training": {"align": {"peft": {"method": "qlora"}}}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**SMALL_STUDY, **quantised}))
+    store = ["--store", str(tmp_path / "store")]
+    for arguments in (["validate", str(path)], ["plan", str(path), *store], ["run", str(path), *store]):
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert "needs bitsandbytes and a GPU, and here is no GPU" in said
+        assert "pip install bitsandbytes" in said
+        assert "write `method: lora`" in said
+    assert main(["plan", str(path), *store, "--gpu", "h100-80gb"]) == 0, "another machine will train"

@@ -202,3 +202,16 @@ def test_defaults_written_out_change_no_key() -> None:
     assert keys(plan_of(written)) - keys(plan_of(written), "report") == keys(plan_of(make_study())) - keys(
         plan_of(make_study()), "report"
     )
+
+
+def test_an_adapter_changes_the_keys_of_aligned_models_only_and_its_absence_none() -> None:
+    whole, adapter = (plan_of(make_study(training={"align": align})) for align in ({}, {"peft": {"method": "lora"}}))
+    for stage in ("sft", "prepare", "reference"):
+        assert keys(whole, stage) == keys(adapter, stage), "an adapter's reference is its parent model"
+    assert not keys(whole, "align") & keys(adapter, "align")
+    configs = [node.config_data for _, node in adapter if node.stage == "align"]
+    resolved = {"method": "lora", "rank": 128, "alpha": 128, "dropout": 0, "target": "all-linear", "library": "peft"}
+    assert all(config["peft"] == resolved for config in configs)
+    assert not any("peft" in node.config_data for _, node in whole)
+    another = plan_of(make_study(training={"align": {"peft": {"method": "lora"}}}), adapter_library="peft 9.9")
+    assert not keys(another, "align") & keys(adapter, "align")

@@ -44,6 +44,23 @@ def test_every_list_is_an_axis():
     assert cells[-1].training == AlignSettings(learning_rate=5e-7)
 
 
+def test_adapters_are_an_axis_whose_cells_are_named_by_what_sets_them_apart():
+    small = {"method": "lora", "rank": 8}
+    against_all = {"name": "dpo", "training": {"peft": [None, small]}}
+    assert variants(against_all) == [("dpo", "peft=none"), ("dpo", "peft=lora")]
+    ranks = {"name": "dpo", "training": {"peft": [small, {"method": "lora", "rank": 16}]}}
+    assert variants(ranks) == [("dpo", "lora_rank=8,lora_alpha=8"), ("dpo", "lora_rank=16,lora_alpha=16")]
+    # Some methods have a hyperparameter called alpha.
+    alphas = {"name": "alphapo", "alpha": [0.1, 0.2], "training": {"peft": {"method": "lora"}}}
+    assert variants(alphas) == [("alphapo", "alpha=0.1"), ("alphapo", "alpha=0.2")]
+    assert variants("dpo", {"name": "tr-dpo", "training": {"peft": None}}, peft=small) == [("dpo", ""), ("tr-dpo", "")]
+
+
+def test_an_adapter_with_its_default_written_out_is_the_same_training():
+    plain, written = (study("dpo", peft={"method": "lora", "rank": 8} | more) for more in ({}, {"alpha": 8}))
+    assert identity_of(expand_methods(plain)[0]) == identity_of(expand_methods(written)[0])
+
+
 def test_a_variant_names_only_what_differs_within_the_method():
     assert variants({"name": "dpo", "beta": [0.01, 0.1]}, {"name": "ipo", "beta": 0.5}, "kto") == [
         ("dpo", "beta=0.01"),

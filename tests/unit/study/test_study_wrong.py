@@ -41,6 +41,10 @@ SHORT = {"sft": {"max_length": 128}, "align": {"max_length": 128}}
 TUNED = {"init": {"base": "base", "sft": {"data": {"source": "builtin:demo", "split": "instruct"}}}}
 
 
+def peft(adapter: Any) -> dict[str, Any]:
+    return {"training": {"align": {"peft": adapter}}}
+
+
 def init(**fields: Any) -> dict[str, Any]:
     return {"models": {"base": {**SCRATCH, "init": {**SCRATCH["init"], **fields}}}, "training": SHORT}
 
@@ -176,6 +180,44 @@ TABLE = {
     "override in quotes": Wrong(method(training={"epochs": "1"}), "methods[0].training.epochs", "text", "quotes"),
     "override that does not divide": Wrong(
         method(training={"micro_batch_size": 48}), "methods[0].training", "not a multiple", "divisor"
+    ),
+    "adapter of no rank": Wrong(
+        peft({"method": "lora", "rank": 0}), "training.align.peft.rank", "above 0", "such as 128 (the default)"
+    ),
+    "adapter on one matrix": Wrong(
+        peft({"method": "lora", "target": "q_proj"}), "training.align.peft.target", "`all-linear`", "write `all-linear`"
+    ),
+    "adapter of no method": Wrong(peft({"rank": 8}), "training.align.peft.method", "is missing", "`qlora` holds it in"),
+    "adapter misspelt": Wrong(peft({"method": "lorra"}), "training.align.peft.method", "`qlora`", "mean `lora`?"),
+    "adapter with peft's own names": Wrong(
+        peft({"method": "lora", "r": 8}), "training.align.peft.r", "no field `r`", "`rank`"
+    ),
+    "adapter that drops everything": Wrong(
+        method(training={"peft": [None, {"method": "lora", "dropout": 1}]}),
+        "methods[0].training.peft[1].dropout",
+        "below 1",
+        "at least 0 and below 1",
+    ),
+    "adapter beside a method": Wrong(
+        method(peft={"method": "lora"}), "methods[0].peft", "no hyperparameter", "training: {peft: {method: lora}}"
+    ),
+    "adapter under a moving reference": Wrong(
+        {"methods": ["dpo", "tr-dpo"], **peft({"method": "lora"})},
+        "methods[1]",
+        "the reference of tr-dpo moves with the policy, which takes all weights",
+        "write `training: {peft: null}` inside the method",
+    ),
+    "adapter of its own under a moving reference": Wrong(
+        {"methods": [{"name": "tr-dpo", "training": {"peft": {"method": "lora"}}}]},
+        "methods[0].training.peft",
+        "takes all weights",
+        "peft: null",
+    ),
+    "adapter in 4 bits, shared out": Wrong(
+        {"training": {"align": {"peft": {"method": "qlora"}, "distributed": {"zero": 3}}}},
+        "training.align.distributed.zero",
+        "ZeRO cannot share out",
+        "write `method: lora`",
     ),
     "same method twice": Wrong({"methods": ["dpo", "dpo"]}, "methods[1]", "same training as methods[0]", "remove"),
     "default written out again": Wrong(
