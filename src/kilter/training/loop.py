@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from transformers.trainer_callback import PrinterCallback
 
 from kilter.canonical import digest
@@ -182,11 +183,20 @@ def training_summary(
         "precision": config.precision,
         "weights": "bfloat16, with a float32 copy in the optimizer" if in_bf16 else "float32",
         "device": trainer.args.device.type,
+        **_gpu(trainer),
         **joined.summary(),
         # Under ZeRO 3 a weight is empty wherever it is not computed with, and remembers its size.
         "parameters": sum(getattr(weight, "ds_numel", weight.numel()) for weight in trainer.model.parameters()),
         "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
     }
+
+
+def _gpu(trainer: "PreparedTrainer") -> dict[str, Any]:
+    """Return which GPU trained and the most bytes that tensors took on it; nothing on a CPU."""
+    device = trainer.args.device
+    if device.type != "cuda":
+        return {}
+    return {"gpu": torch.cuda.get_device_name(device), "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device)}
 
 
 @contextmanager
