@@ -133,12 +133,12 @@ def _settled(
         torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
         here = int(smallest)
     shape = shape_of_config(json.loads((model / "config.json").read_text(encoding="utf-8")))
-    work = None
+    work, recipe = None, recipe_of(config)
     if shape is not None:
-        work = Training(
-            shape, recipe_of(config), sequences_per_row, config.micro_batch_size, config.batch_size, longest
-        )
-    return settled_parallelism(work, here, processes, parallel.zero, parallel.offload)
+        work = Training(shape, recipe, sequences_per_row, config.micro_batch_size, config.batch_size, longest)
+    # A base in 4 bits cannot be shared out, and there is nothing else that is large.
+    asked = 0 if recipe.quantised else parallel.zero
+    return settled_parallelism(work, here, processes, asked, parallel.offload)
 
 
 def _join_deepspeed(device: str) -> None:
