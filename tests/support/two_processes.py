@@ -3,6 +3,7 @@
     torchrun --standalone --nproc-per-node 2 two_processes.py FOLDER [CASE ...]
 
 FOLDER holds the world of `tiny_training.make_world`; a case is METHOD-zeroSTAGE, its results go to FOLDER/out/CASE.
+The method may be `sft`, or `lora` for DPO of an adapter.
 METHOD-zeroSTAGE-stopSTEP is stopped after a step, and its checkpoint goes to FOLDER/checkpoints/CASE.
 """
 
@@ -20,9 +21,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from kilter.plan.configs import Adapter
 from kilter.training.parallel import Parallel, place_from
 from kilter.training.sft import run_sft
 
+LORA = Adapter(method="lora", rank=4, alpha=8, dropout=0.0, target="all-linear", library="peft")
 ROWS = 54
 EPOCHS = {"dpo": 1.39}
 """One and a half epochs are eleven steps of eight rows, the last of one: one of two processes has none of them.
@@ -32,9 +35,11 @@ With 1.39 epochs the last step has three rows, two for one process and one for t
 
 
 def train(world: tiny_training.World, method: str, output: Path, run: Any, **changes: Any) -> dict[str, Any]:
-    """Train a method, or sft, on the world's rows."""
+    """Train a method, sft or lora on the world's rows."""
     sizes = {"batch_size": 16, "micro_batch_size": 8} if method == "kto" else {"batch_size": 8, "micro_batch_size": 2}
     settings = {"epochs": EPOCHS.get(method, 1.5)} | sizes | changes
+    if method == "lora":
+        return world.align("dpo", output, run, **(settings | {"peft": LORA}))
     if method != "sft":
         return world.align(method, output, run, **settings)
     output.mkdir(parents=True, exist_ok=True)
