@@ -13,6 +13,7 @@ from kilter.training.loop import checkpoint_folder, common_arguments, train, tra
 from kilter.training.models import load_tokenizer, save_model
 from kilter.training.tasks import alignment_task, alignment_trainer
 from kilter.training.trainers.watcher import Watcher
+from kilter.training.universal import fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,7 @@ def run_align(
     policy, stored = load_policy(model, config, joined)
     with checkpoint_folder(output, joined.place) as checkpoints:
         checkpoint = run.resume.latest()
+        joined = fitted(checkpoint, joined)
         arguments = common_arguments(config, task.schedule, checkpoints, joined)
         watchers = [Watcher(run, task.schedule.steps)]
         trainer = alignment_trainer(policy, tokenizer, task, config, arguments, watchers)

@@ -23,6 +23,7 @@ from kilter.training.scoring import fitting_head
 from kilter.training.trainers.prepared import IDENTITY
 from kilter.training.trainers.together import Together
 from kilter.training.trainers.watcher import SECONDS, Watcher
+from kilter.training.universal import OwnSteps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +131,8 @@ def train(
     if watcher is not None and trainer.args.world_size > 1:
         trainer.add_callback(Together(trainer, watcher))
     _agree(trainer, checkpoint)
+    if "checkpoint" in (trainer.args.deepspeed or {}):
+        trainer.add_callback(OwnSteps())
     if checkpoint is not None:
         run.log(f"continuing from the checkpoint in {checkpoint.name}")
     with _imports_out_of_collection(), fitting_head(trainer.model):
@@ -234,15 +237,14 @@ def _seconds_spent(checkpoint: "Path | None", identity: dict[str, Any]) -> float
             f"the checkpoint {checkpoint} is of another training ({theirs}, here {identity}): delete the stage's "
             "checkpoints to start anew"
         )
-    spread = {name: (theirs.get(name), identity[name]) for name in ("processes", "zero")}
-    # Without ZeRO each process has everything, and every step has the same rows however many share them out.
-    if spread["zero"] != (0, 0) and any(before != now for before, now in spread.values()):
+    # Every step has the same rows however many share them out, and what ZeRO kept apart was converted for them.
+    if theirs.get("zero") != identity["zero"]:
         raise StageFailed(
             f"the checkpoint {checkpoint.name} was made by {theirs.get('processes')} processes with ZeRO "
-            f"{theirs.get('zero')}, and here are {identity['processes']} with ZeRO {identity['zero']}; the state that "
-            "ZeRO shares out among processes fits no other number of them. Either go on as it was made, with "
-            f"`distributed: {{processes: {theirs.get('processes')}, zero: {theirs.get('zero')}}}`, or delete the "
-            "stage's checkpoints (its folders attempts/*.resume in the store) to start from the beginning"
+            f"{theirs.get('zero')}, and here are {identity['processes']} with ZeRO {identity['zero']}: no ZeRO stage reads "
+            f"what another wrote. Either go on with `distributed: {{processes: {theirs.get('processes')}, zero: "
+            f"{theirs.get('zero')}}}`, or delete the stage's checkpoints (its folders attempts/*.resume in the store) "
+            "to start from the beginning"
         )
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     return float(next((entry[SECONDS] for entry in reversed(history) if SECONDS in entry), 0.0))

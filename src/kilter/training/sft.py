@@ -13,6 +13,7 @@ from kilter.training.rows import read_conversations
 from kilter.training.schedule import row_schedule
 from kilter.training.trainers.sft import PreparedSftTrainer
 from kilter.training.trainers.watcher import Watcher
+from kilter.training.universal import fitted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,7 @@ def run_sft(model: "Path", data: "Path", config: "SftConfig", output: "Path", ru
     policy, stored = load_model(model, joined.loading_device)
     with checkpoint_folder(output, joined.place) as checkpoints:
         checkpoint = run.resume.latest()
+        joined = fitted(checkpoint, joined)
         arguments = SftArguments(
             **common_arguments(config, schedule, checkpoints, joined),
             loss_type=_LOSS,

@@ -41,8 +41,8 @@ class Steps:
             self.act()
 
 
-def train(world, folder, zero=3, resume=None, progress=None, stop=lambda: False, **changes):
-    """Align in two processes: ten steps of eight pairs."""
+def train(world, folder, zero=3, resume=None, progress=None, stop=lambda: False, processes=PROCESSES, **changes):
+    """Align in several processes: ten steps of eight pairs."""
     output, scratch = folder / "output", folder / "scratch"
     for path in (output, scratch):
         path.mkdir(parents=True)
@@ -56,7 +56,7 @@ def train(world, folder, zero=3, resume=None, progress=None, stop=lambda: False,
         "mismatched": [],
         "holdout_reference": world.holdout,
     }
-    return train_in_processes("align", inputs, config, output, run, PROCESSES, scratch), output
+    return train_in_processes("align", inputs, config, output, run, processes, scratch), output
 
 
 def workers():
@@ -64,7 +64,7 @@ def workers():
     return [child for child in psutil.Process().children() if "kilter.training.worker" in child.cmdline()]
 
 
-def test_told_to_stop_it_saves_and_a_new_launch_goes_on_to_the_same_weights(world, tmp_path):
+def test_told_to_stop_it_saves_and_new_launches_go_on_to_the_same_weights_however_many_processes(world, tmp_path):
     progress = Steps()
     summary, whole = train(world, tmp_path / "whole", progress=progress)
     assert (summary["processes"], summary["zero"], summary["steps"]) == (PROCESSES, 3, STEPS)
@@ -86,6 +86,12 @@ def test_told_to_stop_it_saves_and_a_new_launch_goes_on_to_the_same_weights(worl
     _, continued = train(world, tmp_path / "continued", resume=resume)
     ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (continued, whole))
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+    assert resume.latest() is not None
+    summary, other = train(world, tmp_path / "by one", resume=resume, processes=1)
+    assert (summary["processes"], summary["zero"]) == (1, 3)
+    ours = load_file(other / "model" / "model.safetensors")
+    assert all(torch.allclose(weight, theirs[name], rtol=1e-5, atol=1e-6) for name, weight in ours.items())
 
 
 def test_an_error_of_any_process_ends_all_of_them_with_its_message(world, tmp_path):
