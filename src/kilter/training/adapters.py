@@ -124,8 +124,17 @@ def trained_adapter(trainer: "PairTrainer", adapter: "Adapter", joined: "Joined"
     return TrainedAdapter(
         get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False),
         _portable(model.peft_config["default"]),
-        {"parameters": parameters, "adapter": {**adapter.model_dump(), "trainable_parameters": trainable}},
+        {
+            "parameters": parameters,
+            "adapter": {**adapter.model_dump(), "frozen": _held_in(model), "trainable_parameters": trainable},
+        },
     )
+
+
+def _held_in(model: "PeftModel") -> str:
+    """Say what the frozen matrices are held in: 4 bits lie in bytes."""
+    kinds = {str(weight.dtype) for name, weight in model.named_parameters() if name.endswith(".base_layer.weight")}
+    return " and ".join(sorted(kinds)).replace("torch.", "").replace("uint8", "4 bits")
 
 
 def _portable(settings: "PeftConfig") -> dict[str, Any]:

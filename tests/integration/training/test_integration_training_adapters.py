@@ -66,6 +66,7 @@ def logits(model):
     return model.eval()(input_ids=ids).logits
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_before_the_first_step_the_policy_is_the_reference(world, method, tmp_path):
     trainer, task = trainer_of(world, method, tmp_path)
@@ -97,7 +98,7 @@ def test_in_bfloat16_frozen_matrices_take_half_and_give_the_same_numbers(world, 
     folder, summary = trained("dpo", precision="bf16")
     world.align("dpo", tmp_path, precision="bf16")
     assert losses(folder)[0] == losses(tmp_path)[0]
-    assert summary["adapter"]["rank"] == LORA.rank
+    assert summary["adapter"]["frozen"] == "bfloat16"
 
 
 def test_only_the_adapter_is_trained_and_kept(world, trained):
@@ -106,7 +107,8 @@ def test_only_the_adapter_is_trained_and_kept(world, trained):
     assert files - {"tokenizer_config.json", "special_tokens_map.json"} == KEPT
     assert not (folder / "model").exists()
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
-    assert summary["adapter"] == LORA.model_dump() | {"trainable_parameters": sum(map(torch.numel, weights.values()))}
+    told = {"frozen": "float32", "trainable_parameters": sum(map(torch.numel, weights.values()))}
+    assert summary["adapter"] == LORA.model_dump() | told
     whole = AutoModelForCausalLM.from_pretrained(world.model).num_parameters()
     assert summary["parameters"] == whole + summary["adapter"]["trainable_parameters"]
     # Two layers of seven matrices, each with A and B; not the head.
