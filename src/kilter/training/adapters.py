@@ -46,13 +46,13 @@ def load_policy(folder: "Path", config: "AlignConfig", joined: "Joined") -> "tup
     """
     if config.peft is not None and config.peft.method == "qlora":
         return load_in_four_bits(folder, joined.device), torch.float32
-    model, stored = load_model(folder, joined.loading_device)
-    if config.peft is not None and config.precision == "bf16" and joined.config is None:
-        _hold_matrices_in_bf16(model)
-    return model, stored
+    if config.peft is None or config.precision != "bf16" or joined.config is not None:
+        return load_model(folder, joined.loading_device)
+    model, stored = load_model(folder, "cpu")
+    return _with_matrices_in_bf16(model).to(joined.device), stored
 
 
-def _hold_matrices_in_bf16(model: "PreTrainedModel") -> None:
+def _with_matrices_in_bf16(model: "PreTrainedModel") -> "PreTrainedModel":
     """Halve what frozen matrices take. Autocast computes with them in bfloat16 anyway, so every number stays as it is.
 
     The head is left alone: it may be the embedding too.
@@ -61,6 +61,7 @@ def _hold_matrices_in_bf16(model: "PreTrainedModel") -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head:
             module.to(torch.bfloat16)
+    return model
 
 
 def lora_config(adapter: "Adapter | None") -> "LoraConfig | None":

@@ -18,6 +18,7 @@ from kilter.training.adapters import TrainedAdapter, load_policy, merge_adapter,
 from kilter.training.deepspeed import Joined
 from kilter.training.loop import common_arguments
 from kilter.training.models import load_model, load_tokenizer
+from kilter.training.packing import ATTENTION, PackedForward
 from kilter.training.parallel import Place
 from kilter.training.tasks import alignment_task, alignment_trainer
 
@@ -76,6 +77,15 @@ def test_before_the_first_step_the_policy_is_the_reference(world, method, tmp_pa
         assert ratios.abs().max() < 1e-5
         assert abs(shift) < 1e-5
     assert trainer.ref_model is None
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "cpo", "orpo"])
+def test_forward_passes_leave_the_padding_out(world, method, tmp_path):
+    trainer, task = trainer_of(world, method, tmp_path)
+    trainer.follow(task.schedule, {}, 0.0)
+    assert trainer.packed
+    assert trainer.model.get_base_model().config._attn_implementation == ATTENTION
+    assert isinstance(trainer.forward_of(trainer.model), PackedForward)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -233,3 +243,22 @@ def test_four_bits_are_refused_where_they_cannot_be(world, tmp_path, monkeypatch
             four_bits.require_four_bits()
     monkeypatch.setattr(four_bits, "find_spec", lambda _: "found")
     four_bits.require_four_bits()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_is_trained_on_a_model_in_4_bits_where_the_library_is(precision, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes, which is installed by who wants it")
+    # The library computes on a CPU too, slowly.
+    monkeypatch.setattr("kilter.training.four_bits.accelerator_present", lambda: True)
+    model = tiny_training.write_model(tmp_path / "model", hidden=128)
+    world = tiny_training.make_world(tmp_path / "world", model=model)
+    quantised = LORA.model_copy(update={"method": "qlora"})
+    for method in METHODS:
+        summary = world.align(method, tmp_path / method, peft=quantised, precision=precision, learning_rate=1e-2)
+        weights = load_file(tmp_path / method / "adapter" / "adapter_model.safetensors")
+        whole = AutoModelForCausalLM.from_pretrained(model).num_parameters()
+        assert summary["adapter"]["frozen"] == "4 bits"
+        assert summary["parameters"] == whole + summary["adapter"]["trainable_parameters"]
+        assert all(weight.dtype == torch.float32 for weight in weights.values())
+        assert all(weight.abs().max() > 0 for weight in weights.values())
+        merge_adapter(model, tmp_path / method / "adapter", tmp_path / method / "merged")
