@@ -241,7 +241,7 @@ def _seconds_spent(checkpoint: "Path | None", identity: dict[str, Any]) -> float
     if theirs.get("zero") != identity["zero"]:
         raise StageFailed(
             f"the checkpoint {checkpoint.name} was made by {theirs.get('processes')} processes with ZeRO "
-            f"{theirs.get('zero')}, and here are {identity['processes']} with ZeRO {identity['zero']}: no ZeRO stage reads "
+            f"{theirs.get('zero')}, and here are {identity['processes']} with ZeRO {identity['zero']}: no stage reads "
             f"what another wrote. Either go on with `distributed: {{processes: {theirs.get('processes')}, zero: "
             f"{theirs.get('zero')}}}`, or delete the stage's checkpoints (its folders attempts/*.resume in the store) "
             "to start from the beginning"

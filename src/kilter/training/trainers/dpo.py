@@ -78,11 +78,13 @@ class PreparedDpoTrainer(PairTrainer, DPOTrainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Move the reward shift by the step's rewards on all processes, where the method has one."""
-        if self.rewards:
-            rewards = torch.cat(self.rewards)
-            total, count = self.sum_over_processes([float(rewards.sum()), float(len(rewards))])
+        if "shift_decay" in self.hyperparameters:
+            # A process that was idle all step has none, and must add them up with the others all the same.
+            sums, counts = (sum(map(of, self.rewards)) for of in (lambda each: float(each.sum()), len))
+            total, count = self.sum_over_processes([float(sums), float(counts)])
             decay = self.hyperparameters["shift_decay"]
-            logs[SHIFT] = decay * self.shift + (1 - decay) * total / count
+            if count:
+                logs[SHIFT] = decay * self.shift + (1 - decay) * total / count
             self.rewards = []
         super().log(logs, start_time)
 
