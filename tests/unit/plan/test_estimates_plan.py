@@ -53,6 +53,14 @@ def test_every_stage_that_is_still_to_run_is_estimated() -> None:
     assert estimate.sums().stages == len(plan.nodes) - len(done)
 
 
+def test_an_adapter_takes_its_own_bytes_in_the_store_and_not_its_base_s() -> None:
+    plan = large(methods=["dpo"], sizes=[128], training={"align": {"peft": {"method": "lora", "rank": 16}}})
+    (aligned,) = of_kind(estimate_plan(plan, known_of(plan), H100, 8), "align")
+    weights = 4 * MISTRAL.adapter_parameters(16)
+    assert aligned.store_bytes.value == pytest.approx(weights, rel=1e-4)
+    assert aligned.store_bytes.value < 0.02 * MISTRAL.parameters * MISTRAL.stored_bytes
+
+
 def test_sums_are_those_of_their_kinds() -> None:
     plan = large()
     estimate = estimate_plan(plan, known_of(plan), H100, 8)

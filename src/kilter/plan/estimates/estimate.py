@@ -294,6 +294,7 @@ class _Estimator:
             whole = total([operations, product(forward, rows.holdout)]).amount
             if whole is not None:
                 work = _Work(whole, seen.value / config.micro_batch_size)
+        rank = recipe.adapter_rank
         steps = pairs and pairs.times(config.epochs / config.batch_size)
         if config.steps is not None:
             steps = Amount(float(config.steps))
@@ -303,7 +304,7 @@ class _Estimator:
             fit,
             bounded,
             self._train_seconds(config, shape, fit, work),
-            storage.model_bytes(shape, steps),
+            storage.model_bytes(shape, steps) if rank is None else storage.adapter_bytes(shape, rank, steps),
         )
 
     def _sft(self, reference: "Reference", node: "Node", config: SftConfig) -> StageEstimate:

@@ -32,6 +32,13 @@ def model_bytes(shape: "ModelShape | None", steps: Amount | None) -> Amount | No
     return Amount(weights + (steps.value * _STEP_BYTES if steps else 0.0))
 
 
+def adapter_bytes(shape: "ModelShape | None", rank: int, steps: Amount | None) -> Amount | None:
+    """Return the bytes of a trained adapter, in float32, with its steps' metrics."""
+    if shape is None:
+        return None
+    return Amount(float(shape.adapter_parameters(rank) * 4) + (steps.value * _STEP_BYTES if steps else 0.0))
+
+
 def reference_bytes(rows: Amount | None) -> Amount | None:
     """Return the bytes of the log-probabilities of so many pairs."""
     return rows and rows.times(_REFERENCE_ROW_BYTES)
