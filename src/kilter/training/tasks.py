@@ -96,6 +96,9 @@ def alignment_trainer(
         config: The method's configuration.
         arguments: The arguments that all trainers share.
         callbacks: What looks at every step.
+
+    Raises:
+        WrongInput: an adapter is to be trained by a method whose reference moves with all weights.
     """
     trainer = _trainer(policy, tokenizer, task, config, arguments, callbacks)
     trainer.optimise(task.objective, config.hyperparameters)
@@ -147,11 +150,14 @@ def _trainer(
     # What is ours is never computed by TRL, which wants a name all the same.
     settings["loss_type"] = ["sigmoid"] if objective.ours else objective.loss_type.split("+")
     if task.method.reference == "moving":
+        if adapter is not None:
+            raise WrongInput(f"{config.method} moves its reference with all weights; train it without `peft`")
         _refuse_parts(arguments)
         values = config.hyperparameters
         settings |= {"sync_ref_model": True, "ref_model_mixup_alpha": values["alpha"]}
         settings["ref_model_sync_steps"] = int(values["sync_steps"])
-        return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, copy.deepcopy(policy))
+        moving = copy.deepcopy(policy)
+        return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, moving_reference=moving)
     _fixed(task)
     settings["precompute_ref_log_probs"] = True
     return PreparedDpoTrainer(policy, tokenizer, paired, DPOConfig(**settings), callbacks, adapter=adapter)
