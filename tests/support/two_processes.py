@@ -65,7 +65,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     world = tiny_training.World.at(folder)
     for case in sys.argv[2:]:
-        method, zero, *stop = re.split("-(?:zero|stop)", case)
+        method, zero, *stop = re.split(r"-(?:zero|stop)(?=\d)", case)
         output = folder / "out" / case
         run = spread(tiny_training.training_run(), int(zero))
         if stop:

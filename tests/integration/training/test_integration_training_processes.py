@@ -14,6 +14,7 @@ from command import environment
 from safetensors.torch import load_file
 
 from kilter.errors import StageFailed
+from kilter.study.methods import METHODS as METHODS_OF_ALL
 
 # The session is started once, by whichever process runs these tests.
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(300)]
@@ -32,18 +33,22 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     tiny_training.make_world(folder, rows=two_processes.ROWS)
     tiny_training.write_conversations(folder / "conversations" / "train.parquet", two_processes.ROWS)
-    cases = [f"{method}-zero{stage}" for method in METHODS for stage in STAGES]
+    by_two(folder, [*(f"{method}-zero{stage}" for method in METHODS for stage in STAGES), *STOPPED])
+    return folder
+
+
+def by_two(folder, cases):
+    """Run cases by two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     variables = environment(PYTHONPATH=str(Path(two_processes.__file__).parent), GLOO_SOCKET_IFNAME="lo")
     done = subprocess.run(
-        [*command, two_processes.__file__, str(folder), *cases, *STOPPED],
+        [*command, two_processes.__file__, str(folder), *cases],
         capture_output=True,
         text=True,
         env=variables,
         timeout=280,
     )
     assert done.returncode == 0, done.stderr[-8000:]
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,9 @@ def assert_alike(ours, theirs):
     assert mine.keys() == others.keys()
     for name, values in mine.items():
         known = [value for value in others[name] if value is not None]
-        assert [value for value in values if value is not None] == pytest.approx(known, rel=CURVE, abs=CURVE), name
+        # A steep loss, as ipo-sum's, magnifies rounding in its gradient.
+        close = 10 * CURVE if name == "grad_norm" else CURVE
+        assert [value for value in values if value is not None] == pytest.approx(known, rel=close, abs=close), name
     mine, others = (load_file(next(output.rglob("*.safetensors"))) for output in (ours, theirs))
     assert mine.keys() == others.keys()
     for name, weight in mine.items():
@@ -120,3 +127,14 @@ def test_a_checkpoint_keeps_deepspeed_s_configuration_and_says_how_many_wrote_it
     assert json.loads((kept / "deepspeed.json").read_text())["zero_optimization"]["stage"] == 2
     identity = json.loads((kept / "kilter.json").read_text())
     assert (identity["processes"], identity["zero"]) == (2, 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [0, 3])
+def test_two_processes_train_every_method_as_one_does(folder, alone, stage):
+    """One of them is idle in the last step, whatever else a method adds up over processes."""
+    # A reference that moves is a second model, which is not kept in parts.
+    others = [name for name in METHODS_OF_ALL if name not in METHODS and (name, stage) != ("tr-dpo", 3)]
+    by_two(folder, [f"{name}-zero{stage}" for name in others])
+    for name in others:
+        assert_alike(folder / "out" / f"{name}-zero{stage}", alone(name)[0])
