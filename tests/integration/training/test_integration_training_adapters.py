@@ -230,6 +230,11 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(world, trained, dropout,
     assert losses(tmp_path / "second") == losses(left_alone)
 
 
+def test_a_moving_reference_is_refused(world, tmp_path):
+    with pytest.raises(WrongInput, match="tr-dpo moves its reference with all weights"):
+        world.align("tr-dpo", tmp_path, peft=LORA)
+
+
 def test_four_bits_are_refused_where_they_cannot_be(world, tmp_path, monkeypatch):
     from kilter.training import four_bits
 
