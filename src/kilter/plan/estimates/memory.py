@@ -155,7 +155,9 @@ def _states(shape: "ModelShape", recipe: Recipe, parallelism: Parallelism) -> _S
     frozen = 0.0
     if recipe.adapter_rank is not None:
         matrices = shape.layers * shape.linear_parameters
-        frozen = matrices * (FOUR_BITS if recipe.quantised else width) + (shape.parameters - matrices) * width
+        # Embeddings, head and norms stay in 32 bits, unless DeepSpeed casts the whole model.
+        rest = 4 if recipe.quantised or zero == 0 else width
+        frozen = matrices * (FOUR_BITS if recipe.quantised else width) + (shape.parameters - matrices) * rest
         width = 4
     weights = frozen * (share if zero == 3 else 1) + trained * width * (share if zero == 3 else 1)
     gradients = trained * width * (share if zero >= 2 else 1)

@@ -11,15 +11,12 @@ from kilter.training.methods.formulas import Answers, Scores
 from kilter.training.models import load_model
 from kilter.training.scoring import score_pairs
 from kilter.training.trainers.pairs import PairTrainer, no_model_hash
-from kilter.training.trainers.prepared import RowNumbers
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-    from trl import DPOConfig
+    from transformers import PreTrainedModel
 
-    from kilter.training.collate import Batch, PairCollator
+    from kilter.training.collate import Batch
 
 SHIFT = "reward_shift"
 MOVED_REFERENCE = "reference"
@@ -32,29 +29,9 @@ class PreparedDpoTrainer(PairTrainer, DPOTrainer):  # type: ignore[misc]
     No reference model is loaded and nothing is scored beforehand, unless the reference moves with the policy.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        collate: "PairCollator",
-        arguments: "DPOConfig",
-        callbacks: "list[TrainerCallback]",
-        moving_reference: "PreTrainedModel | None" = None,
-        adapter: "PeftConfig | None" = None,
-    ) -> None:
-        self.collate = collate
-        self.rows = collate.rows
+    def __init__(self, *prepared: Any, moving_reference: "PreTrainedModel | None" = None, **more: Any) -> None:
         with no_model_hash(dpo_trainer):
-            super().__init__(
-                model=model,
-                ref_model=moving_reference,
-                args=arguments,
-                data_collator=collate,
-                train_dataset=RowNumbers.of(len(collate.rows)),
-                processing_class=tokenizer,
-                callbacks=callbacks,
-                peft_config=adapter,
-            )
+            super().__init__(*prepared, ref_model=moving_reference, **more)
         self.model.kilter_scores_tokens = True
         self.rewards: list[Tensor] = []
 

@@ -9,41 +9,18 @@ from trl.trainer import kto_trainer
 from kilter.training.collate import MISMATCHED
 from kilter.training.scoring import score_pairs
 from kilter.training.trainers.pairs import PairTrainer, no_model_hash
-from kilter.training.trainers.prepared import RowNumbers
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-    from trl import KTOConfig
-
-    from kilter.training.collate import Batch, UnpairedCollator
+    from kilter.training.collate import Batch
     from kilter.training.methods.formulas import Scores
 
 
 class PreparedKtoTrainer(PairTrainer, KTOTrainer):  # type: ignore[misc]
     """Takes prepared pairs as desirable and undesirable examples, with their mismatched answers and reference sums."""
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        collate: "UnpairedCollator",
-        arguments: "KTOConfig",
-        callbacks: "list[TrainerCallback]",
-        adapter: "PeftConfig | None" = None,
-    ) -> None:
-        self.collate = collate
-        self.rows = collate.rows
+    def __init__(self, *prepared: Any, **more: Any) -> None:
         with no_model_hash(kto_trainer):
-            super().__init__(
-                model=model,
-                args=arguments,
-                data_collator=collate,
-                train_dataset=RowNumbers.of(len(collate.rows)),
-                processing_class=tokenizer,
-                callbacks=callbacks,
-                peft_config=adapter,
-            )
+            super().__init__(*prepared, **more)
         self.model.kilter_scores_tokens = True
 
     def scores(self, inputs: "Batch") -> "tuple[Scores, float]":

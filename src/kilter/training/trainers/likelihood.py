@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from kilter.training.scoring import score_tokens, with_token_log_probabilities
 from kilter.training.trainers.pairs import PairTrainer
-from kilter.training.trainers.prepared import RowNumbers
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.cpo import CPOConfig as CpoArguments
@@ -16,11 +15,10 @@ from trl.experimental.orpo import ORPOTrainer
 __all__ = ["CpoArguments", "LikelihoodTrainer", "OrpoArguments", "PreparedCpoTrainer", "PreparedOrpoTrainer"]
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel
 
-    from kilter.training.collate import Batch, PairCollator
+    from kilter.training.collate import Batch
 
 
 class LikelihoodTrainer(PairTrainer):
@@ -29,28 +27,10 @@ class LikelihoodTrainer(PairTrainer):
     The likelihood term is averaged over the chosen tokens of the whole step, the other one over its pairs.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        collate: "PairCollator",
-        arguments: "CpoArguments | OrpoArguments",
-        callbacks: "list[TrainerCallback]",
-        adapter: "PeftConfig | None" = None,
-    ) -> None:
-        self.collate = collate
-        self.rows = collate.rows
+    def __init__(self, model: "PreTrainedModel", *prepared: Any, **more: Any) -> None:
         # TRL's metrics want logits as well.
         with_token_log_probabilities(model, ("log_probs", "mean_logits"))
-        super().__init__(
-            model=model,
-            args=arguments,
-            data_collator=collate,
-            train_dataset=RowNumbers.of(len(collate.rows)),
-            processing_class=tokenizer,
-            callbacks=callbacks,
-            peft_config=adapter,
-        )
+        super().__init__(model, *prepared, **more)
 
     def concatenated_forward(self, model: Any, batch: "Batch") -> Any:
         """Return log-probabilities of chosen and rejected answers, mean logits of both, and the weighted likelihood."""

@@ -8,14 +8,16 @@ import torch
 
 from kilter.errors import StageFailed
 from kilter.training.scoring import score_pairs
-from kilter.training.trainers.prepared import PreparedTrainer
+from kilter.training.trainers.prepared import PreparedTrainer, RowNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from peft import PeftConfig
     from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
-    from kilter.training.collate import Batch
+    from kilter.training.collate import Batch, PairCollator, UnpairedCollator
     from kilter.training.methods.formulas import Scores
     from kilter.training.methods.objectives import Objective
     from kilter.training.rows import PairRows
@@ -38,6 +40,40 @@ class PairTrainer(PreparedTrainer):
     first_loss_checked: bool = False
     drops: bool = False
     """An adapter's inputs are dropped at random; before its first step it adds nothing, and its loss has a formula."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        collate: "PairCollator | UnpairedCollator",
+        arguments: "TrainingArguments",
+        callbacks: "list[TrainerCallback]",
+        adapter: "PeftConfig | None" = None,
+        **more: Any,
+    ) -> None:
+        """Give TRL's trainer rows that are prepared already.
+
+        Args:
+            model: The policy.
+            tokenizer: Asked for special tokens only.
+            collate: Makes batches of the prepared rows.
+            arguments: Of TRL's trainer, of its own kind.
+            callbacks: What looks at every step.
+            adapter: What is trained in place of all weights; None trains those.
+            more: What else the trainer takes.
+        """
+        self.collate = collate
+        self.rows = collate.rows
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collate,
+            train_dataset=RowNumbers.of(len(collate.rows)),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            peft_config=adapter,
+            **more,
+        )
 
     def optimise(self, objective: "Objective", hyperparameters: "Mapping[str, float]") -> None:
         """Take the formula that the loss must agree with."""
