@@ -107,6 +107,19 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_continues(
     assert part_of(scores_of(finished.store), scores_of(store))
 
 
+def test_a_run_that_is_stopped_before_it_could_start_anything_starts_nothing(small: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = start("run", small, "--store", store, "--out", tmp_path / "report")
+    assert process.stderr is not None
+    # What stages need is being imported, for seconds, and stages are asked for already.
+    assert "stages to run" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in errors
+    assert list(store.glob("*/*/attempts/*")) == []
+
+
 def test_a_training_that_somebody_else_stops_runs_again_and_ends_with_the_same_weights(
     finished_copy: Path, tmp_path: Path
 ) -> None:

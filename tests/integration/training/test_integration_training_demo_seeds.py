@@ -22,6 +22,7 @@ from kilter.plan.configs import (
     ReferenceConfig,
     SftConfig,
     SubsampleConfig,
+    TrainConfig,
 )
 from kilter.progress import Silent
 from kilter.study.specification import Study
@@ -58,7 +59,7 @@ class Recipe:
         return folder
 
     def settings(self, training):
-        kept = training.model_dump(exclude={"max_length", "max_prompt_length", "max_truncated", "precision"})
+        kept = {name: value for name, value in training.model_dump().items() if name in TrainConfig.model_fields}
         kept["micro_batch_size"] = kept["micro_batch_size"] or 8
         return {**kept, "precision": "fp32", "seed": self.seed}
 
@@ -143,7 +144,7 @@ class Recipe:
         return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", OTHER_SEEDS)
 def test_fine_tuning_beats_the_base_and_two_methods_beat_their_parent(study, tmp_path, seed):

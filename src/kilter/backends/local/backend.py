@@ -104,16 +104,17 @@ class LocalBackend:
         """Run what is missing of the plan. A failed stage stops what depends on it and nothing else."""
         began = time.monotonic()
         done = self.store.existing(plan.nodes)
-        display.planned(plan, done)
         schedule = Schedule(plan.nodes, set(done))
         if schedule.finished:
+            display.planned(plan, done)
             return RunOutcome((), len(done), (), interrupted=False, seconds=time.monotonic() - began)
         modules = _modules(plan, done)
         with (
+            _stop_signals() as stopping,
             tempfile.TemporaryDirectory(prefix="kilter-run-") as folder,
             Workers(modules, self.environment, Path(folder) / "forkserver.log") as workers,
-            _stop_signals() as stopping,
         ):
+            display.planned(plan, done)
             logs, busy_seconds = self._loop(schedule, workers, display, Path(folder), stopping)
         ran = tuple(reference for reference in plan.nodes if reference in schedule.done and reference not in done)
         return RunOutcome(
@@ -149,6 +150,12 @@ class LocalBackend:
                 began[identifier] = time.monotonic()
                 display.started(execution)
             if not running:
+                return logs, busy_seconds
+            if stopping and not workers.ready:
+                # Nothing was forked yet, and nothing will be: the server goes with the run.
+                for identifier, execution in running.items():
+                    _end(schedule, execution, Ended(identifier, -signal.SIGTERM), saved, stopping=True)
+                    display.ended(execution, schedule)
                 return logs, busy_seconds
             if stopping and stop_at is None:
                 stop_at = time.monotonic() + self.grace_seconds

@@ -49,6 +49,9 @@ class Workers:
         self.running: dict[int, Worker] = {}
         self.next_identifier = 0
         self.selector = selectors.DefaultSelector()
+        self.ready = False
+        """The fork server has imported what stages need, and forks within milliseconds."""
+        self.asked: signal.Signals | None = None
         with log.open("ab") as stream:
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
@@ -107,7 +110,8 @@ class Workers:
                 yield from self._messages()
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every running execution."""
+        """Send a signal to every running execution, also to those that are about to be forked."""
+        self.asked = number
         for worker in self.running.values():
             if worker.pid is not None:
                 with suppress(ProcessLookupError):
@@ -118,8 +122,13 @@ class Workers:
         if not message:
             raise ChildProcessError("the process that starts stages ended unexpectedly")
         content = json.loads(message)
-        if "pid" in content:
+        if "ready" in content:
+            self.ready = True
+        elif "pid" in content:
             self.running[content["id"]].pid = content["pid"]
+            if self.asked is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(content["pid"], self.asked)
         elif "status" in content:
             identifier = content["id"]
             yield from self._events(identifier)
