@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kilter.study.methods import Method
 
 
+LEGEND = "Δ: log-ratio of policy to reference of an answer; w: the chosen one, l: the rejected one; |y|: its tokens"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(name="methods", epilog="Example: kilter methods simpo")(methods)
@@ -25,11 +28,11 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the alignment methods, or say what one optimises, with its paper, data, hyperparameters and defaults."""
+    from kilter.study.checks import method_suggestion
     from kilter.study.methods import METHODS
-    from kilter.study.wording import suggestion
 
     if name is not None and name not in METHODS:
-        raise WrongInput(f"there is no method {name!r}: {suggestion(name, METHODS, 'methods')}")
+        raise WrongInput(f"there is no method {name!r}: {method_suggestion(name)}")
     if as_json:
         chosen = METHODS.values() if name is None else [METHODS[name]]
         print_json({"methods": [method_data(method) for method in chosen]})
@@ -69,18 +72,14 @@ def lines_of(method: "Method") -> "Iterator[tuple[str, str]]":
     yield "paper", method.paper
     yield "data", f"{method.view}; reference: {method.reference}"
     for name, parameter in method.hyperparameters.items():
-        yield name, f"{parameter.default:g}: {parameter.meaning}; {parameter.range_text}; {_origin(parameter.source)}"
+        yield name, f"{parameter.default:g}: {parameter.meaning}; {parameter.range_text}; {parameter.origin}"
     training = _training(method)
     if training:
         by = "Kilter's formula on the forward pass of" if training["loss_type"] == "kilter" else "TRL's"
-        loss = "" if training["loss_type"] in ("kilter", method.name) else f", loss {training['loss_type']}"
+        loss = "" if training["loss_type"] == "kilter" else f", loss {training['loss_type']}"
         yield "trained by", f"{by} {training['trainer']}{loss}; {training['averaging']}"
     if method.note:
         yield "note", method.note
-
-
-def _origin(source: str) -> str:
-    return source if source.startswith("chosen here") else f"from {source}"
 
 
 def _training(method: "Method") -> dict[str, str]:
@@ -119,3 +118,4 @@ def _print_one(method: "Method") -> None:
     console = Console(markup=False)
     console.print(f"{method.name}: {method.title}", style="bold", highlight=False)
     console.print(table)
+    console.print(LEGEND, style="dim", highlight=False)

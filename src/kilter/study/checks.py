@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from kilter.study.builtin import BUILTIN_TEMPLATES
-from kilter.study.grid import cells_of, identity_of
-from kilter.study.methods import METHODS, Hyperparameter, Method
+from kilter.study.grid import cells_of, default_micro_batch_size, identity_of
+from kilter.study.methods import METHODS, OTHER_NAMES, Hyperparameter, Method
 from kilter.study.problems import Complaint, FieldPath, path_text
 from kilter.study.specification import AlignSettings, Init, MethodChoice, ModelSource, SftSettings, Study
 from kilter.study.suites import SUITES, expand_suites
@@ -100,6 +100,10 @@ def check_methods(study: Study) -> "Iterator[Complaint]":
         for cell in cells_of(choice, study.training.align):
             if not wrong_already and (wrong := next(_check_settings((*path, "training"), cell.training), None)):
                 yield Complaint((*path, "training"), wrong.reason, wrong.fix)
+                break
+            if METHODS[cell.method].statistic == "order" and _micro_batch(cell.training) < 2:
+                reason = f"{cell.method} sorts the rewards of a micro-batch, and one pair is always in order"
+                yield Complaint((*path, "training"), reason, "write a `micro_batch_size` of 2 or more")
                 break
             if cell.training.peft is not None and METHODS[cell.method].reference == "moving":
                 own = "peft" in choice.training
@@ -310,6 +314,16 @@ def _check_settings(path: FieldPath, settings: SftSettings) -> "Iterator[Complai
         yield Complaint((*path, "max_prompt_length"), reason, f"write less than {settings.max_length}, or leave it out")
 
 
+def method_suggestion(name: str) -> str:
+    """Return which method may be meant by a name that is none: what others call it, or how it is spelt."""
+    known = OTHER_NAMES.get(name.lower().replace("_", "-"))
+    return f"write `{known}`: {METHODS[known].title}" if known else suggestion(name, METHODS, "methods")
+
+
+def _micro_batch(settings: SftSettings) -> int:
+    return settings.micro_batch_size or default_micro_batch_size(settings.batch_size)
+
+
 def _check_budget(path: FieldPath, settings: AlignSettings) -> "Iterator[Complaint]":
     if settings.budget == "steps" and settings.steps is None:
         yield Complaint((*path, "budget"), "the budget is in steps, but there is no number of them", "add `steps`")
@@ -321,8 +335,7 @@ def _check_budget(path: FieldPath, settings: AlignSettings) -> "Iterator[Complai
 def _check_choice(path: FieldPath, choice: MethodChoice) -> "Iterator[Complaint]":
     method = METHODS.get(choice.name)
     if method is None:
-        fix = suggestion(choice.name, METHODS, "methods")
-        yield Complaint((*path, "name"), f"there is no method `{choice.name}`", fix)
+        yield Complaint((*path, "name"), f"there is no method `{choice.name}`", method_suggestion(choice.name))
     else:
         for name, value in choice.hyperparameters.items():
             if name in method.hyperparameters:
@@ -366,7 +379,7 @@ def _check_axis(path: FieldPath, name: str, value: Any, parameter: Hyperparamete
             )
         yield from _duplicates(path, value if all(_is_number(item) for item in value) else ())
     example = number_text(parameter.default)
-    fix = f"write a number {parameter.range_text}, such as {example} (the default, from {parameter.source})"
+    fix = f"write a number {parameter.range_text}, such as {example} (the default, {parameter.origin})"
     fix = f"{fix}. `{name}`: {parameter.meaning}"
     for place, item in _items(path, value):
         if not _is_number(item):

@@ -60,7 +60,7 @@ def methods(draw):
 def studies(draw):
     sizes = st.one_of(st.integers(1, BUILTIN_SPLITS["demo"]["preference"]), st.just("all"))
     study = {
-        "name": draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)),
+        "name": draw(st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,20}", fullmatch=True)),
         "models": copy.deepcopy(MODELS),
         "data": copy.deepcopy(DATA),
         "methods": draw(methods()),

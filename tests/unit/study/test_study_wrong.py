@@ -159,6 +159,13 @@ TABLE = {
     "empty axis": Wrong(method(beta=[]), "methods[0].beta", "at least one value", "leave `beta` out"),
     "value twice on an axis": Wrong(method(beta=[1, 0.1, 1]), "methods[0].beta[2]", "listed twice", "remove"),
     "unknown override": Wrong(method(training={"lr": 1}), "methods[0].training.lr", "no setting", "`learning_rate`"),
+    "a name that others use": Wrong({"methods": ["bco_pair"]}, "methods[0]", "no method `bco_pair`", "write `bco`"),
+    "one pair to sort": Wrong(
+        {"methods": [{"name": "aot", "training": {"micro_batch_size": 1}}]},
+        "methods[0].training",
+        "one pair is always in order",
+        "2 or more",
+    ),
     "budget in steps without steps": Wrong(
         {"training": {"align": {"budget": "steps"}}}, "training.align.budget", "no number of them", "add `steps`"
     ),

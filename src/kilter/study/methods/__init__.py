@@ -12,11 +12,32 @@ from kilter.study.methods.likelihood import LIKELIHOOD
 from kilter.study.methods.logistic import LOGISTIC
 from kilter.study.methods.unpaired import UNPAIRED
 
-__all__ = ["METHODS", "Hyperparameter", "Method", "method_label"]
+__all__ = ["METHODS", "OTHER_NAMES", "Hyperparameter", "Method", "method_label"]
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {method.name: method for method in (*LOGISTIC, *CONTRASTIVE, *UNPAIRED, *LIKELIHOOD)}
 )
+
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "sigmoid": "dpo",
+        "rdpo": "robust",
+        "robust-dpo": "robust",
+        "slic": "hinge",
+        "slic-hf": "hinge",
+        "exo-pair": "exo",
+        "nca-pair": "nca",
+        "bco-pair": "bco",
+        "sppo-hard": "sppo",
+        "kto-pair": "kto",
+        "aot-pair": "aot",
+        "alpha-po": "alphapo",
+        "trdpo": "tr-dpo",
+        "lddpo": "ld-dpo",
+        "f-dpo": "dpo-js",
+    }
+)
+"""What TRL and others call some of them."""
 
 
 def method_label(name: str) -> str:

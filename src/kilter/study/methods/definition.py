@@ -30,6 +30,11 @@ class Hyperparameter:
         return above and below and (not self.whole or float(value).is_integer())
 
     @property
+    def origin(self) -> str:
+        """Where the default is from, in words."""
+        return self.source if self.source.startswith(("chosen here", "none in")) else f"from {self.source}"
+
+    @property
     def range_text(self) -> str:
         """The range in words, for messages and documentation."""
         whole = "whole and " if self.whole else ""

@@ -132,10 +132,10 @@ LOGISTIC = (
     Method(
         name="wpo",
         title="Weighted Preference Optimization",
-        objective="-w(w) w(l) log σ(β (Δ_w - Δ_l)), w the policy's geometric mean probability a token, aligned",
+        objective="-a(w) a(l) log σ(β (Δ_w - Δ_l)), a the policy's mean probability a token, relative to chance",
         paper="Zhou et al. 2024, arXiv 2406.11827, equations 1 and 2",
         hyperparameters=of(beta=pull(0.01, "the paper, section 4.1")),
-        note="The held-out loss leaves the weights out: there it is dpo's. The authors' code caps w(w) w(l) at 1.",
+        note="The held-out loss leaves the weights out: there it is dpo's. The authors' code caps a(w) a(l) at 1.",
     ),
     Method(
         name="rpo",
