@@ -24,7 +24,7 @@ class MethodCell:
     training: AlignSettings
     """The study's alignment settings with the method's overrides."""
     variant: str
-    """What sets this cell apart from others of its method, such as `beta=0.1`; else empty."""
+    """What sets this cell apart from others of its method, such as `beta=0.1`, and that an adapter was trained."""
 
 
 def default_micro_batch_size(batch_size: int) -> int:
@@ -95,6 +95,8 @@ def _variant(cell: MethodCell, others: list[MethodCell]) -> str:
         name
         for name in settings
         if any(settings_of(other).get(name, settings[name]) != settings[name] for other in others)
+        # A reader would take the method's name alone for a training of all weights.
+        or (name == "peft" and cell.training.peft is not None)
     ]
     return ",".join(f"{name}={_value_text(settings[name])}" for name in apart)
 

@@ -49,11 +49,17 @@ def test_adapters_are_an_axis_whose_cells_are_named_by_what_sets_them_apart():
     against_all = {"name": "dpo", "training": {"peft": [None, small]}}
     assert variants(against_all) == [("dpo", "peft=none"), ("dpo", "peft=lora")]
     ranks = {"name": "dpo", "training": {"peft": [small, {"method": "lora", "rank": 16}]}}
-    assert variants(ranks) == [("dpo", "lora_rank=8,lora_alpha=8"), ("dpo", "lora_rank=16,lora_alpha=16")]
+    assert variants(ranks) == [
+        ("dpo", "peft=lora,lora_rank=8,lora_alpha=8"),
+        ("dpo", "peft=lora,lora_rank=16,lora_alpha=16"),
+    ]
     # Some methods have a hyperparameter called alpha.
     alphas = {"name": "alphapo", "alpha": [0.1, 0.2], "training": {"peft": {"method": "lora"}}}
-    assert variants(alphas) == [("alphapo", "alpha=0.1"), ("alphapo", "alpha=0.2")]
-    assert variants("dpo", {"name": "tr-dpo", "training": {"peft": None}}, peft=small) == [("dpo", ""), ("tr-dpo", "")]
+    assert variants(alphas) == [("alphapo", "alpha=0.1,peft=lora"), ("alphapo", "alpha=0.2,peft=lora")]
+    assert variants("dpo", {"name": "tr-dpo", "training": {"peft": None}}, peft=small) == [
+        ("dpo", "peft=lora"),
+        ("tr-dpo", ""),
+    ]
 
 
 def test_an_adapter_with_its_default_written_out_is_the_same_training():
