@@ -42,3 +42,7 @@ class Preempted(KilterError):  # noqa: N818
         """Take what to say, and the step that the next attempt goes on from, where there is one."""
         super().__init__(message)
         self.step = step
+
+
+class Stopped(BaseException):
+    """Told to stop at once, wherever the process is: what catches exceptions, as logging does, must not swallow it."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kilter.cli.arguments import StoreUri, default_store
-from kilter.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, Preempted
+from kilter.errors import EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED, Stopped
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,10 @@ def stage(
     asked = _stop_when_asked(saves=stage_kind(name).saves_when_stopped)
     references = [Reference(name, item) for item in key]
     listener = listener_from_environment(os.environ)
-    outcomes = execute(Store.open(default_store(store)), references, listener, lambda: bool(asked))
+    try:
+        outcomes = execute(Store.open(default_store(store)), references, listener, lambda: bool(asked))
+    except Stopped:
+        return EXIT_PREEMPTED
     if any(outcome.preempted for outcome in outcomes):
         return EXIT_PREEMPTED
     return EXIT_DONE if all(outcome.manifest is not None for outcome in outcomes) else EXIT_FAILED
@@ -71,7 +74,7 @@ def _stop_when_asked(*, saves: bool) -> list[bool]:
     def note(*_: object) -> None:
         asked.append(True)
         if not saves or len(asked) > 1:
-            raise Preempted("stopped")
+            raise Stopped("stopped")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, note)

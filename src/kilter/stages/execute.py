@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kilter.errors import KilterError, Preempted, StageFailed, WrongInput
+from kilter.errors import KilterError, Preempted, StageFailed, Stopped, WrongInput
 from kilter.plan.graph import Reference, key_of
 from kilter.progress import Silent, Transfer
 from kilter.stages.beside import Beside, Word
@@ -107,7 +107,7 @@ def _follow(process: _Process, beside: Beside, reference: Reference) -> Outcome:
         if not word.made and word.error is None and stage_kind(reference.stage).spreads:
             _part(process, reference)
         word = beside.ended(reference, process.stop)
-    except Preempted as error:
+    except (Preempted, Stopped) as error:
         return Outcome(reference, None, str(error), preempted=True)
     except KilterError as error:
         return _failed(process, reference, str(error))
@@ -167,8 +167,9 @@ def _lead(process: _Process, reference: Reference) -> Outcome:
                 if process.beside is not None:
                     process.beside.say_begins(reference, Word())
                 manifest = _attempt(process, reference)
-    except Preempted as error:
-        listener(Event("preempted", reference.stage, reference.key, done=error.step, unit="steps", message=str(error)))
+    except (Preempted, Stopped) as error:
+        step = error.step if isinstance(error, Preempted) else None
+        listener(Event("preempted", reference.stage, reference.key, done=step, unit="steps", message=str(error)))
         return Outcome(reference, None, str(error), preempted=True)
     except KilterError as error:
         listener(Event("failed", reference.stage, reference.key, message=str(error)))
