@@ -140,7 +140,8 @@ class BackgroundCheckpoints:
     def _wait(self) -> None:
         self._changed.notify_all()
         while self._sending or self._is_due():
-            self._changed.wait()
+            # A signal that another thread caught is only heard by one that wakes up.
+            self._changed.wait(_POLL_SECONDS)
 
     def _work(self) -> None:
         while True:
